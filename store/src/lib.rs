@@ -1,1 +1,33 @@
-//! The etcd server.
+//! The etcd server as a library. A folder per noun, in rows; each imports lower rows only:
+//!
+//! | row | modules |
+//! |---|---|
+//! | 8 | `server`: bootstrap, listeners, shutdown; `main` |
+//! | 7 | `api`: gRPC, HTTP, errors on the wire |
+//! | 6 | `node`: the member's threads |
+//! | 5 | `apply`: committed entries to state |
+//! | 4 | `watch`, `peer` |
+//! | 3 | `mvcc` |
+//! | 2 | `lease`, `membership` |
+//! | 1 | `raft`, `wal`, `snap`, `backend` |
+//! | 0 | `config`, `log`, `disk`, `ids` |
+
+pub mod api;
+pub mod apply;
+pub mod backend;
+pub mod config;
+pub mod disk;
+pub mod ids;
+pub mod lease;
+pub mod log;
+pub mod membership;
+pub mod mvcc;
+pub mod node;
+pub mod peer;
+pub mod raft;
+pub mod server;
+pub mod snap;
+#[cfg(test)]
+mod story;
+pub mod wal;
+pub mod watch;

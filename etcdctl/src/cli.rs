@@ -1,0 +1,12 @@
+//! The command line as cobra and pflag read it: flags anywhere among the words, `--flag=value`, `-wjson`, unique
+//! prefixes of command names, help on every command. `flags` parses, `command` finds and runs, `help` and
+//! `completion` describe the tree, `globals` holds the flags and the environment every command shares.
+
+pub mod command;
+pub mod completion;
+pub mod flags;
+pub mod globals;
+pub mod help;
+
+pub use command::{Command, Invocation, run};
+pub use flags::{Flag, Flags};

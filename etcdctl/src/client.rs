@@ -1,0 +1,202 @@
+//! The etcd v3 client: one call per RPC over a list of endpoints, tried in turn. It never prints.
+//! A request that never left is tried on the next endpoint until the time limit; one that may have left is tried
+//! again only if it reads. `connection` holds the channels, `watch` the watch stream, `error` etcd's error texts.
+
+mod connection;
+mod error;
+pub mod watch;
+
+use std::time::Duration;
+
+use prost::Message;
+use proto::etcdserverpb::cluster_client::ClusterClient;
+use proto::etcdserverpb::kv_client::KvClient;
+use proto::etcdserverpb::lease_client::LeaseClient;
+use proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use proto::etcdserverpb::*;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::metadata::MetadataValue;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use connection::Connections;
+pub use error::Error;
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub dial_timeout: Duration,
+    /// The limit of one call, connecting included.
+    pub command_timeout: Duration,
+    pub keepalive_time: Duration,
+    pub keepalive_timeout: Duration,
+    pub max_request_bytes: usize,
+    pub max_response_bytes: usize,
+}
+
+pub struct Client {
+    connections: Connections,
+    options: Options,
+}
+
+/// Whether a call may be sent twice.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Repeat {
+    Reads,
+    Writes,
+}
+
+/// As many as etcd's own client makes before it gives a failing read up.
+const MAX_ATTEMPTS: usize = 100;
+const RETRY_PAUSE: Duration = Duration::from_millis(25);
+
+macro_rules! calls {
+    ($($(#[$doc:meta])* $name:ident($request:ty) -> $response:ty = $client:ident.$rpc:ident, $repeat:ident;)*) => {$(
+        $(#[$doc])*
+        pub async fn $name(&self, request: $request) -> Result<$response, Error> {
+            self.unary(Repeat::$repeat, request, async |channel, request| {
+                let limit = self.options.max_response_bytes;
+                $client::new(channel).max_decoding_message_size(limit).$rpc(request).await
+            }).await
+        }
+    )*};
+}
+
+impl Client {
+    /// Connects on first use. Fails on an empty list and on endpoints it cannot understand.
+    pub fn new(endpoints: &[String], options: Options) -> Result<Self, Error> {
+        Ok(Self { connections: Connections::new(endpoints, &options)?, options })
+    }
+
+    /// A client without endpoints: every call fails.
+    pub fn disconnected(options: Options) -> Self {
+        Self { connections: Connections::none(), options }
+    }
+
+    calls! {
+        range(RangeRequest) -> RangeResponse = KvClient.range, Reads;
+        put(PutRequest) -> PutResponse = KvClient.put, Writes;
+        delete_range(DeleteRangeRequest) -> DeleteRangeResponse = KvClient.delete_range, Writes;
+        txn(TxnRequest) -> TxnResponse = KvClient.txn, Writes;
+        compact(CompactionRequest) -> CompactionResponse = KvClient.compact, Writes;
+        lease_grant(LeaseGrantRequest) -> LeaseGrantResponse = LeaseClient.lease_grant, Writes;
+        lease_revoke(LeaseRevokeRequest) -> LeaseRevokeResponse = LeaseClient.lease_revoke, Writes;
+        lease_time_to_live(LeaseTimeToLiveRequest) -> LeaseTimeToLiveResponse = LeaseClient.lease_time_to_live, Reads;
+        lease_leases(LeaseLeasesRequest) -> LeaseLeasesResponse = LeaseClient.lease_leases, Reads;
+        member_list(MemberListRequest) -> MemberListResponse = ClusterClient.member_list, Reads;
+        alarm(AlarmRequest) -> AlarmResponse = MaintenanceClient.alarm, Reads;
+        status(StatusRequest) -> StatusResponse = MaintenanceClient.status, Reads;
+        hash_kv(HashKvRequest) -> HashKvResponse = MaintenanceClient.hash_kv, Reads;
+        defragment(DefragmentRequest) -> DefragmentResponse = MaintenanceClient.defragment, Writes;
+    }
+
+    async fn unary<Req, Res>(
+        &self,
+        repeat: Repeat,
+        request: Req,
+        call: impl AsyncFn(Channel, Request<Req>) -> Result<Response<Res>, Status>,
+    ) -> Result<Res, Error>
+    where
+        Req: Message + Clone,
+    {
+        self.check_size(&request)?;
+        let attempts = async {
+            let mut attempt = 1;
+            loop {
+                let (channel, endpoint) = self.connections.pick().await?;
+                let answer = call(channel, stamped(request.clone())).await;
+                let status = match answer {
+                    Ok(response) => return Ok(response.into_inner()),
+                    Err(status) => status,
+                };
+                if status.code() == Code::Unavailable {
+                    self.connections.give_up_on(endpoint);
+                    if repeat == Repeat::Reads && attempt < MAX_ATTEMPTS {
+                        attempt += 1;
+                        sleep(RETRY_PAUSE).await;
+                        continue;
+                    }
+                }
+                return Err(Error::from(status));
+            }
+        };
+        timeout(self.options.command_timeout, attempts).await.unwrap_or(Err(Error::DeadlineExceeded))
+    }
+
+    fn check_size(&self, request: &impl Message) -> Result<(), Error> {
+        let (size, limit) = (request.encoded_len(), self.options.max_request_bytes);
+        if size > limit {
+            let text = format!("trying to send message larger than max ({size} vs. {limit})");
+            return Err(Error::from(Status::resource_exhausted(text)));
+        }
+        Ok(())
+    }
+
+    /// A range as a stream of parts. The time limit covers the wait for the stream, not its length.
+    pub async fn range_stream(&self, request: RangeRequest) -> Result<Streaming<RangeStreamResponse>, Error> {
+        self.unary(Repeat::Reads, request, async |channel, request| {
+            let limit = self.options.max_response_bytes;
+            KvClient::new(channel).max_decoding_message_size(limit).range_stream(request).await
+        })
+        .await
+    }
+
+    /// Renews a lease once. A lease that is gone answers with a TTL of 0 or less.
+    pub async fn keep_alive_once(&self, id: i64) -> Result<LeaseKeepAliveResponse, Error> {
+        let once = async {
+            let mut stream = self.keep_alive_stream(id).await?;
+            stream.renew().await
+        };
+        timeout(self.options.command_timeout, once).await.unwrap_or(Err(Error::DeadlineExceeded))
+    }
+
+    /// Opens a stream that renews one lease; waits for a connection as long as it takes.
+    pub async fn keep_alive_stream(&self, id: i64) -> Result<KeepAlive, Error> {
+        let (channel, endpoint) = self.connections.pick().await?;
+        let (requests, receiver) = mpsc::channel(1);
+        let request = LeaseKeepAliveRequest { id };
+        requests.try_send(request).map_err(|_| Error::closed())?;
+        let opened = LeaseClient::new(channel).lease_keep_alive(stamped(ReceiverStream::new(receiver))).await;
+        match opened {
+            Ok(response) => Ok(KeepAlive { requests, responses: response.into_inner(), request, sent: true }),
+            Err(status) => {
+                self.connections.give_up_on(endpoint);
+                Err(status.into())
+            }
+        }
+    }
+}
+
+/// A stream of renewals of one lease.
+pub struct KeepAlive {
+    requests: mpsc::Sender<LeaseKeepAliveRequest>,
+    responses: Streaming<LeaseKeepAliveResponse>,
+    request: LeaseKeepAliveRequest,
+    /// The first request goes out with the stream itself.
+    sent: bool,
+}
+
+impl KeepAlive {
+    pub async fn renew(&mut self) -> Result<LeaseKeepAliveResponse, Error> {
+        if !std::mem::take(&mut self.sent) {
+            self.requests.send(self.request).await.map_err(|_| Error::closed())?;
+        }
+        self.responses.message().await?.ok_or_else(Error::closed)
+    }
+}
+
+/// A request that says which client API it speaks.
+fn stamped<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let version = MetadataValue::from_static(crate::cli::help::API_VERSION);
+    request.metadata_mut().insert("client-api-version", version);
+    request
+}
+
+/// The same for a stream that must end when its member loses the leader.
+fn leader_required<T>(message: T) -> Request<T> {
+    let mut request = stamped(message);
+    request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
+    request
+}

@@ -1,0 +1,93 @@
+//! What a failed call is to the user: etcd's own message where the server sent one, else gRPC's rendering of it.
+
+use tonic::{Code, Status};
+
+#[derive(Clone, Debug)]
+pub enum Error {
+    /// The endpoint list is empty.
+    NoEndpoints,
+    /// An endpoint that is no address this client can dial.
+    BadEndpoint(String),
+    DeadlineExceeded,
+    Status(Code, String),
+}
+
+/// Messages of etcd servers that etcd's own client has no error value for and shows as gRPC does.
+const NOT_TYPED: [&str; 6] = [
+    "etcdserver: watch canceled",
+    "etcdserver: permission not given",
+    "etcdserver: request timed out, waiting for the applied index took too long",
+    "etcdserver: invalid client api version",
+    "etcdserver: request canceled",
+    "etcdserver: context deadline exceeded",
+];
+
+impl Error {
+    /// The server ended a stream without a word.
+    pub fn closed() -> Self {
+        Self::Status(Code::Unavailable, "transport is closing".into())
+    }
+
+    /// A stream that failed so is opened again on another endpoint.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Status(Code::Unavailable | Code::Internal, _))
+    }
+
+    pub fn is_permission_denied(&self) -> bool {
+        matches!(self, Self::Status(Code::PermissionDenied, _))
+    }
+}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        match status.code() {
+            Code::DeadlineExceeded => Self::DeadlineExceeded,
+            code => Self::Status(code, status.message().into()),
+        }
+    }
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NoEndpoints => f.write_str("etcdclient: no available endpoints"),
+            Self::BadEndpoint(why) => f.write_str(why),
+            Self::DeadlineExceeded => f.write_str("context deadline exceeded"),
+            Self::Status(_, message)
+                if message.starts_with("etcdserver: ") && !NOT_TYPED.contains(&message.as_str()) =>
+            {
+                f.write_str(message)
+            }
+            Self::Status(code, message) => {
+                let code = match code {
+                    Code::Cancelled => "Canceled".into(),
+                    code => format!("{code:?}"),
+                };
+                write!(f, "rpc error: code = {code} desc = {message}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts() {
+        for (status, text) in [
+            (
+                Status::not_found("etcdserver: requested lease not found"),
+                "etcdserver: requested lease not found",
+            ),
+            (Status::unknown("odd"), "rpc error: code = Unknown desc = odd"),
+            (
+                Status::cancelled("etcdserver: watch canceled"),
+                "rpc error: code = Canceled desc = etcdserver: watch canceled",
+            ),
+            (Status::deadline_exceeded("x"), "context deadline exceeded"),
+        ] {
+            assert_eq!(Error::from(status).to_string(), text);
+        }
+    }
+}

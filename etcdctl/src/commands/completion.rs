@@ -1,0 +1,46 @@
+//! `completion`: a script that completes commands and flags in a shell.
+
+use std::io::{self, Write};
+
+use super::ROOT;
+use crate::cli::{Command, Invocation, completion};
+use crate::exit::{ERROR, Exit, Outcome};
+use crate::go::quote::quote;
+
+pub static COMMAND: Command = Command {
+    usage: "completion [bash|zsh|fish|powershell]",
+    short: "Generate completion script",
+    long: "Writes a completion script to standard output. To load it:
+
+Bash:
+$ source <(etcdctl completion bash)
+
+Zsh:
+$ source <(etcdctl completion zsh)
+
+Fish:
+$ etcdctl completion fish | source
+
+PowerShell:
+PS> etcdctl completion powershell | Out-String | Invoke-Expression",
+    run: Some(|invocation| Box::pin(run(invocation))),
+    ..Command::EMPTY
+};
+
+async fn run(invocation: Invocation) -> Outcome {
+    let words = &invocation.args.words;
+    let [shell] = words.as_slice() else {
+        return Err(Exit::new(ERROR, format!("accepts 1 arg(s), received {}", words.len())));
+    };
+    let script = match shell.as_slice() {
+        b"bash" => completion::bash(&ROOT),
+        b"zsh" => completion::zsh(&ROOT),
+        b"fish" => completion::fish(&ROOT),
+        b"powershell" => completion::powershell(&ROOT),
+        _ => {
+            let message = format!("invalid argument {} for \"etcdctl completion\"", quote(shell));
+            return Err(Exit::new(ERROR, message));
+        }
+    };
+    Ok(io::stdout().write_all(script.as_bytes())?)
+}

@@ -1,0 +1,251 @@
+//! Runs our etcdctl beside the real one of etcd 3.5 and compares what they print, byte for byte: standard output,
+//! exit code, and the last line of standard error.
+//! Two real servers start as twins, with the same cluster and member ids; each command of `against_etcd.txt` goes to
+//! one twin through theirs and to the other through ours, so that commands that write leave both equal.
+//! Needs `etcd` and `etcdctl` 3.5 in the directory `ETCD_PEER_DIR` names, or on the PATH; without them it skips.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use proto::etcdserverpb::alarm_request::AlarmAction;
+use proto::etcdserverpb::lease_client::LeaseClient;
+use proto::etcdserverpb::maintenance_client::MaintenanceClient;
+use proto::etcdserverpb::{AlarmRequest, AlarmType, LeaseGrantRequest, StatusRequest};
+
+const OURS: &str = env!("CARGO_BIN_EXE_etcdctl");
+const STORY: &str = include_str!("against_etcd.txt");
+
+/// Set up on both twins by hand, since etcdctl lets the server choose the id.
+const LEASE: i64 = 0x77;
+const LEASE_TTL_SECONDS: i64 = 100_000;
+
+struct Server {
+    process: Child,
+    port: u16,
+    _data: tempfile::TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Server {
+    /// Ids come from the advertised peer URL, which twins share and nobody dials.
+    fn start(etcd: &Path) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let (port, peer_port) = (free_port(), free_port());
+        let client = format!("http://127.0.0.1:{port}");
+        let mut process = Command::new(etcd)
+            .env_clear()
+            .arg("--data-dir")
+            .arg(data.path())
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &format!("http://127.0.0.1:{peer_port}")])
+            .args(["--initial-advertise-peer-urls", "http://127.0.0.1:1"])
+            .args(["--initial-cluster", "default=http://127.0.0.1:1"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
+        let ready = log.any(|line| line.unwrap().contains("ready to serve client requests"));
+        assert!(ready, "etcd ended before it was ready");
+        std::thread::spawn(move || log.for_each(drop));
+        Self { process, port, _data: data }
+    }
+
+    fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    async fn channel(&self) -> tonic::transport::Channel {
+        let endpoint =
+            tonic::transport::Endpoint::from_shared(format!("http://{}", self.endpoint())).unwrap();
+        endpoint.connect().await.unwrap()
+    }
+
+    async fn grant_lease(&self) {
+        let request = LeaseGrantRequest { ttl: LEASE_TTL_SECONDS, id: LEASE };
+        LeaseClient::new(self.channel().await).lease_grant(request).await.unwrap();
+    }
+
+    async fn raise_alarm(&self) {
+        let mut client = MaintenanceClient::new(self.channel().await);
+        let status = client.status(StatusRequest {}).await.unwrap().into_inner();
+        let (action, alarm) = (AlarmAction::Activate.into(), AlarmType::Nospace.into());
+        let member_id = status.header.unwrap().member_id;
+        client.alarm(AlarmRequest { action, member_id, alarm }).await.unwrap();
+    }
+}
+
+/// One line of the story.
+struct Case {
+    line: &'static str,
+    args: Vec<String>,
+    environment: Vec<(String, String)>,
+    stdin: String,
+    /// Both clients ask the first twin: for what differs between twins and changes nothing.
+    same_server: bool,
+    /// A command that does not end is stopped after so many lines.
+    lines: Option<usize>,
+    masks: Vec<&'static str>,
+    without_endpoints: bool,
+}
+
+impl Case {
+    fn parse(line: &'static str) -> Self {
+        let (command, stdin) = line.split_once(" <<<").unwrap_or((line, ""));
+        let mut case = Self {
+            line,
+            args: Vec::new(),
+            environment: Vec::new(),
+            stdin: stdin.trim_start().replace('~', "\n"),
+            same_server: false,
+            lines: None,
+            masks: Vec::new(),
+            without_endpoints: false,
+        };
+        for word in command.split_whitespace() {
+            match word.strip_prefix('@') {
+                Some("same") => case.same_server = true,
+                Some("nowhere") => case.without_endpoints = true,
+                Some(directive) => match directive.split_once('=') {
+                    Some(("lines", count)) => case.lines = Some(count.parse().unwrap()),
+                    Some(("mask", what)) => case.masks.push(what),
+                    Some(("env", setting)) => {
+                        let (name, value) = setting.split_once('=').unwrap();
+                        case.environment.push((name.into(), value.into()));
+                    }
+                    _ => panic!("unknown directive @{directive}"),
+                },
+                None if word == "''" => case.args.push(String::new()),
+                None => case.args.push(word.replace('_', " ").replace("\\ ", "_")),
+            }
+        }
+        case
+    }
+
+    fn run(&self, program: &Path, server: &Server) -> Output {
+        let mut command = Command::new(program);
+        command.args(&self.args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.env_clear().env("PATH", "/usr/bin:/bin");
+        if !self.without_endpoints {
+            command.env("ETCDCTL_ENDPOINTS", server.endpoint());
+        }
+        command.envs(self.environment.iter().cloned());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // A command that ends without reading its input closes the pipe.
+        let _ = stdin.write_all(self.stdin.as_bytes());
+        let Some(count) = self.lines else {
+            drop(stdin);
+            let output = child.wait_with_output().unwrap();
+            return self.output(output.stdout, &output.stderr, output.status.code(), server);
+        };
+        let mut stdout = Vec::new();
+        let mut reader = BufReader::new(child.stdout.take().unwrap());
+        for _ in 0..count {
+            reader.read_until(b'\n', &mut stdout).unwrap();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mut stderr = Vec::new();
+        child.stderr.take().unwrap().read_to_end(&mut stderr).unwrap();
+        self.output(stdout, &stderr, None, server)
+    }
+
+    fn output(&self, stdout: Vec<u8>, stderr: &[u8], code: Option<i32>, server: &Server) -> Output {
+        let port = server.port.to_string();
+        let replaced = |bytes: &[u8]| {
+            let mut text: String = bytes.iter().map(|&byte| char::from(byte)).collect();
+            text = text.replace(&port, "<PORT>");
+            for mask in &self.masks {
+                text = masked(&text, mask);
+            }
+            text
+        };
+        let last = stderr.strip_suffix(b"\n").unwrap_or(stderr).rsplit(|&byte| byte == b'\n').next();
+        // The real one logs retries in JSON; we do not.
+        let last = last.filter(|line| !line.starts_with(b"{\"level\":\"warn\"")).unwrap_or_default();
+        Output { stdout: replaced(&stdout), error: replaced(last), code }
+    }
+}
+
+/// Blanks what cannot be equal: `took` (times), `remaining` (of a lease), `id` (chosen by a server).
+fn masked(text: &str, what: &str) -> String {
+    let starts: &[&str] = match what {
+        "took" => &["took = ", "\"took\":\"", "\"Took\" : "],
+        "remaining" => &["remaining(", "\"ttl\":", "\"TTL\" : "],
+        "id" => &["lease ", "\"ID\":", "\"ID\" : "],
+        _ => panic!("unknown mask {what}"),
+    };
+    let mut out = text.to_owned();
+    for start in starts {
+        let Some(at) = out.find(start).map(|at| at + start.len()) else { continue };
+        let end = out[at..]
+            .find(|c: char| !c.is_ascii_alphanumeric() && c != '.' && c != '\u{c2}' && c != '\u{b5}');
+        let end = end.map_or(out.len(), |length| at + length);
+        out.replace_range(at..end, "*");
+    }
+    out
+}
+
+#[derive(Debug, PartialEq)]
+struct Output {
+    stdout: String,
+    error: String,
+    code: Option<i32>,
+}
+
+/// The directory's or the PATH's `etcd` and `etcdctl`, if they are of the 3.5 line.
+fn peer() -> Option<(PathBuf, PathBuf)> {
+    let directory = std::env::var_os("ETCD_PEER_DIR").map(PathBuf::from);
+    let program =
+        |name: &str| directory.as_ref().map_or_else(|| name.into(), |directory| directory.join(name));
+    let (etcd, etcdctl): (PathBuf, PathBuf) = (program("etcd"), program("etcdctl"));
+    let version = Command::new(&etcdctl).arg("version").env("ETCDCTL_API", "3").output().ok()?.stdout;
+    version.starts_with(b"etcdctl version: 3.5.").then_some((etcd, etcdctl))
+}
+
+#[tokio::test]
+async fn prints_what_etcdctl_prints() {
+    let Some((etcd, theirs)) = peer() else {
+        println!("skipped: no etcd and etcdctl 3.5 in ETCD_PEER_DIR or on the PATH");
+        return;
+    };
+    let twins = [Server::start(&etcd), Server::start(&etcd)];
+    let mut differences = String::new();
+    let mut compared = 0;
+    for line in STORY.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        match line {
+            "= grant lease 77" => {
+                twins[0].grant_lease().await;
+                twins[1].grant_lease().await;
+                continue;
+            }
+            "= raise alarm" => {
+                twins[0].raise_alarm().await;
+                twins[1].raise_alarm().await;
+                continue;
+            }
+            _ => {}
+        }
+        let case = Case::parse(line);
+        let expected = case.run(&theirs, &twins[0]);
+        let found = case.run(Path::new(OURS), &twins[usize::from(!case.same_server)]);
+        compared += 1;
+        if expected != found {
+            differences.push_str(&format!("{}\n  theirs {expected:?}\n  ours   {found:?}\n", case.line));
+        }
+    }
+    assert!(compared > 100, "only {compared} commands compared");
+    assert!(differences.is_empty(), "{differences}");
+}

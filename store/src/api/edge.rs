@@ -1,0 +1,280 @@
+//! The edge threads: each runs a single-threaded runtime with its share of the connections and one shard of watchers.
+//!
+//! Connections are dealt to threads in turn, and stay: a request is decoded, answered and written where it arrived.
+//! One port speaks HTTP/2 (gRPC) and HTTP/1.1; the first bytes tell which.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{Request, Response, header::CONTENT_TYPE};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+};
+
+use super::{
+    grpc::Body,
+    http as plain,
+    io::Coalesced,
+    router::{self, Context, Counters},
+    watch::{Shard, Shards},
+};
+use crate::node::Node;
+
+/// A connection whose first bytes do not come within this time is closed.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
+/// What every HTTP/2 connection begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+/// Connections at most; further ones are closed at once.
+const MAX_CONNECTIONS: usize = 50_000;
+/// How long requests under way may take when the server stops.
+const DRAIN: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Serves {
+    /// gRPC and all plain paths.
+    Everything,
+    /// `/metrics`, `/health` and their like only.
+    Metrics,
+}
+
+enum Dealt {
+    Socket(std::net::TcpStream, Serves),
+    /// One end of an in-process connection.
+    Pipe(tokio::io::DuplexStream),
+}
+
+/// The running edge.
+pub struct Edge {
+    threads: Vec<Thread>,
+    next: AtomicUsize,
+    connections: Arc<AtomicUsize>,
+    pub counters: Arc<Counters>,
+    pub shards: Vec<Arc<Shard>>,
+    stop: watch::Sender<bool>,
+}
+
+struct Thread {
+    connections: mpsc::UnboundedSender<Dealt>,
+    handle: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Edge {
+    pub fn start(node: &Arc<Node>, threads: usize) -> std::io::Result<Arc<Edge>> {
+        let counters = Arc::new(Counters::default());
+        let shared = Shards::default();
+        let (stop, stopping) = watch::channel(false);
+        let seed = node.id ^ node.ids.next();
+        let shards: Vec<_> = (0..threads as u64).map(|thread| Shard::new(node.clone(), &shared, seed ^ thread)).collect();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let threads = shards.iter().enumerate().map(|(number, shard)| {
+            let (sender, dealt) = mpsc::unbounded_channel();
+            let context = Context { node: node.clone(), counters: counters.clone(), shard: shard.clone() };
+            let all = shards.clone();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let (stopping, connections) = (stopping.clone(), connections.clone());
+            let handle = std::thread::Builder::new().name(format!("edge-{number}")).spawn(move || {
+                runtime.block_on(serve(context, all, dealt, stopping, connections));
+            })?;
+            Ok(Thread { connections: sender, handle: Some(handle) })
+        });
+        let threads = threads.collect::<std::io::Result<_>>()?;
+        Ok(Arc::new(Edge { threads, next: AtomicUsize::new(0), connections, counters, shards, stop }))
+    }
+
+    /// Accepts connections until the edge stops.
+    pub async fn accept(self: Arc<Self>, listener: TcpListener, serves: Serves) {
+        let mut stopping = self.stop.subscribe();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = stopping.wait_for(|stop| *stop) => return,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.deal(stream, peer, serves),
+                Err(error) => {
+                    // Out of file handles, most likely: some connection will end.
+                    tracing::warn!(%error, "failed to accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    fn deal(&self, stream: TcpStream, peer: SocketAddr, serves: Serves) {
+        if self.connections.load(Ordering::Relaxed) >= MAX_CONNECTIONS {
+            tracing::warn!(%peer, "too many connections; closed one");
+            return;
+        }
+        if let Ok(stream) = stream.into_std() {
+            self.hand(Dealt::Socket(stream, serves));
+        }
+    }
+
+    fn hand(&self, connection: Dealt) {
+        let thread = self.next.fetch_add(1, Ordering::Relaxed) % self.threads.len();
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        let _ = self.threads[thread].connections.send(connection);
+    }
+
+    /// An in-process connection.
+    pub fn connect(&self) -> tokio::io::DuplexStream {
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        self.hand(Dealt::Pipe(ours));
+        theirs
+    }
+
+    /// Ends all connections, letting requests under way finish for a moment. Blocks.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+}
+
+impl Drop for Edge {
+    fn drop(&mut self) {
+        self.stop();
+        for thread in &mut self.threads {
+            if let Some(handle) = thread.handle.take() {
+                let _ = handle.join();
+            }
+        }
+    }
+}
+
+async fn serve(
+    context: Context,
+    shards: Vec<Arc<Shard>>,
+    mut dealt: mpsc::UnboundedReceiver<Dealt>,
+    mut stopping: watch::Receiver<bool>,
+    connections: Arc<AtomicUsize>,
+) {
+    let shard = tokio::spawn(context.shard.clone().run());
+    let shards = Arc::new(shards);
+    let mut tasks = tokio::task::JoinSet::new();
+    loop {
+        let connection = tokio::select! {
+            connection = dealt.recv() => connection,
+            _ = tasks.join_next(), if !tasks.is_empty() => continue,
+            _ = stopping.wait_for(|stop| *stop) => break,
+        };
+        let Some(connection) = connection else { break };
+        let (context, shards, stopping) = (context.clone(), shards.clone(), stopping.clone());
+        let counted = Counted(connections.clone());
+        tasks.spawn(async move {
+            let _counted = counted;
+            match connection {
+                Dealt::Socket(stream, serves) => {
+                    let Ok(stream) = TcpStream::from_std(stream) else { return };
+                    let _ = stream.set_nodelay(true);
+                    let Some(http2) = speaks_http2(&stream).await else { return };
+                    connection_task(context, shards, stream, http2, serves, stopping).await;
+                }
+                Dealt::Pipe(pipe) => connection_task(context, shards, pipe, true, Serves::Everything, stopping).await,
+            }
+        });
+    }
+    let drained = async { while tasks.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(DRAIN, drained).await;
+    shard.abort();
+}
+
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Looks at the first bytes without taking them; `None` if they do not come.
+async fn speaks_http2(stream: &TcpStream) -> Option<bool> {
+    let mut first = [0; PREFACE.len()];
+    let peek = async {
+        loop {
+            let seen = stream.peek(&mut first).await.ok()?;
+            let matches = first[..seen] == PREFACE[..seen];
+            if seen == 0 {
+                return None;
+            }
+            if !matches || seen == PREFACE.len() {
+                return Some(matches);
+            }
+            // Part of a preface: a client that sends it byte by byte.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PREFACE_TIMEOUT, peek).await.ok().flatten()
+}
+
+async fn connection_task(
+    context: Context,
+    shards: Arc<Vec<Arc<Shard>>>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    http2: bool,
+    serves: Serves,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let config = context.node.config.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (context, shards) = (context.clone(), shards.clone());
+        async move { Ok::<_, Infallible>(answer(context, &shards, request, serves).await) }
+    });
+    let io = TokioIo::new(Coalesced::new(stream));
+    macro_rules! drive {
+        ($connection:expr) => {{
+            let mut connection = std::pin::pin!($connection);
+            let stop = async { drop(stopping.wait_for(|stop| *stop).await) };
+            tokio::select! {
+                _ = connection.as_mut() => {}
+                () = stop => {
+                    connection.as_mut().graceful_shutdown();
+                    let _ = connection.await;
+                }
+            }
+        }};
+    }
+    if http2 {
+        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .max_send_buf_size(1 << 20)
+            .max_header_list_size(64 << 10)
+            .max_concurrent_streams(config.max_concurrent_streams);
+        if !config.grpc_keepalive_interval.is_zero() {
+            builder
+                .keep_alive_interval(config.grpc_keepalive_interval)
+                .keep_alive_timeout(config.grpc_keepalive_timeout);
+        }
+        drive!(builder.serve_connection(io, service));
+    } else {
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(PREFACE_TIMEOUT);
+        drive!(builder.serve_connection(io, service));
+    }
+}
+
+async fn answer(
+    context: Context,
+    shards: &[Arc<Shard>],
+    request: Request<Incoming>,
+    serves: Serves,
+) -> Response<Body> {
+    let is_grpc =
+        request.headers().get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    if is_grpc && serves == Serves::Everything {
+        return router::grpc(context, request).await;
+    }
+    plain::answer(&context, shards, &request, serves).await
+}

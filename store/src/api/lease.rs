@@ -1,0 +1,102 @@
+//! Lease: grants and revokes through the log, renewals at the leader.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use proto::etcdserverpb::{self as pb, InternalRaftRequest};
+use tokio::sync::mpsc;
+use tonic::{Code, Status};
+
+use super::{
+    error,
+    grpc::{self, Body, Requests},
+    kv,
+    router::{Context, Method},
+};
+use crate::{apply, node::Node};
+
+/// What a lease counts against the quota, as etcd counts.
+const LEASE_COST: u64 = 64;
+/// The longest TTL in seconds.
+const MAX_TTL: i64 = crate::lease::MAX_TTL;
+
+pub async fn grant(node: &Arc<Node>, mut request: pb::LeaseGrantRequest) -> Result<Bytes, Status> {
+    kv::within_quota(node, LEASE_COST).await?;
+    if request.ttl > MAX_TTL {
+        return Err(error::lease_ttl_too_large());
+    }
+    while request.id == 0 {
+        request.id = node.new_lease_id();
+    }
+    let request = InternalRaftRequest { lease_grant: Some(request), ..Default::default() };
+    match node.propose(request).await? {
+        apply::Response::LeaseGrant(mut response) => {
+            kv::complete(node, &mut response.header);
+            Ok(grpc::frame(&response))
+        }
+        other => Err(kv::unexpected(&other)),
+    }
+}
+
+pub async fn revoke(node: &Arc<Node>, request: pb::LeaseRevokeRequest) -> Result<Bytes, Status> {
+    let request = InternalRaftRequest { lease_revoke: Some(request), ..Default::default() };
+    match node.propose(request).await? {
+        apply::Response::LeaseRevoke(mut response) => {
+            kv::complete(node, &mut response.header);
+            Ok(grpc::frame(&response))
+        }
+        other => Err(kv::unexpected(&other)),
+    }
+}
+
+pub async fn time_to_live(node: &Arc<Node>, request: pb::LeaseTimeToLiveRequest) -> Result<Bytes, Status> {
+    node.read_index().await?;
+    let mut response = node.lease_time_to_live(request.id, request.keys).await?;
+    response.header = Some(node.header(node.reader.view().revision));
+    Ok(grpc::frame(&response))
+}
+
+pub async fn leases(node: &Arc<Node>, _: pb::LeaseLeasesRequest) -> Result<Bytes, Status> {
+    let leases = node.leases().await?.into_iter().map(|id| pb::LeaseStatus { id }).collect();
+    let header = Some(node.header(node.reader.view().revision));
+    Ok(grpc::frame(&pb::LeaseLeasesResponse { header, leases }))
+}
+
+/// Renews lease after lease as the client asks. One that is gone is answered with TTL 0; the stream goes on.
+pub fn keep_alive(context: Context, (_, mut requests): (HeaderMap, Requests)) -> Response<Body> {
+    let (sender, frames) = mpsc::channel(16);
+    tokio::spawn(async move {
+        let node = &context.node;
+        let counters = &context.counters;
+        let end = loop {
+            let request = tokio::select! {
+                request = requests.next::<pb::LeaseKeepAliveRequest>() => request,
+                () = sender.closed() => break Err(Status::new(Code::Cancelled, "context canceled")),
+            };
+            let id = match request {
+                Ok(Some(request)) => request.id,
+                Ok(None) => break Ok(()),
+                Err(status) => break Err(status),
+            };
+            counters.received[Method::LeaseKeepAlive as usize].fetch_add(1, Ordering::Relaxed);
+            // Of before the renewal, so that the client never learns a revision that it cannot have seen.
+            let header = Some(node.header(node.reader.view().revision));
+            match node.lease_renew(id).await {
+                Ok(ttl) => {
+                    counters.sent[Method::LeaseKeepAlive as usize].fetch_add(1, Ordering::Relaxed);
+                    let response = pb::LeaseKeepAliveResponse { header, id, ttl };
+                    if sender.send(Ok(grpc::frame(&response))).await.is_err() {
+                        break Err(Status::new(Code::Cancelled, "context canceled"));
+                    }
+                }
+                Err(error) => break Err(error.into()),
+            }
+        };
+        counters.ended(Method::LeaseKeepAlive, end.as_ref().map_or_else(Status::code, |()| Code::Ok));
+        if let Err(status) = end {
+            let _ = sender.send(Err(status)).await;
+        }
+    });
+    grpc::respond(Body::Stream(frames))
+}

@@ -1,0 +1,289 @@
+//! The table of RPCs: path to handler, with the counters that every RPC has.
+//!
+//! A method that is not in the table is answered as gRPC answers unknown ones. Every unary call passes `admit`, every
+//! stream `admit_stream`: leader required, learner restrictions.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use proto::{etcdserverpb as pb, grpc::health::v1 as health};
+use tonic::{Code, Status};
+
+use super::{
+    cluster, error,
+    grpc::{self, Body, Requests},
+    kv, lease, maintenance,
+    watch::{self, Shard},
+};
+use crate::node::Node;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Unary,
+    ServerStream,
+    BidiStream,
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Unary => "unary",
+            Kind::ServerStream => "server_stream",
+            Kind::BidiStream => "bidi_stream",
+        }
+    }
+}
+
+macro_rules! methods {
+    ($($name:ident = $kind:ident $service:literal $method:literal;)*) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Method {
+            $($name,)*
+        }
+
+        impl Method {
+            pub const ALL: &[(Method, Kind, &'static str, &'static str)] =
+                &[$((Method::$name, Kind::$kind, $service, $method),)*];
+
+            fn of(path: &str) -> Option<Method> {
+                Some(match path {
+                    $(concat!("/", $service, "/", $method) => Method::$name,)*
+                    _ => return None,
+                })
+            }
+        }
+    };
+}
+
+methods! {
+    Range = Unary "etcdserverpb.KV" "Range";
+    RangeStream = ServerStream "etcdserverpb.KV" "RangeStream";
+    Put = Unary "etcdserverpb.KV" "Put";
+    DeleteRange = Unary "etcdserverpb.KV" "DeleteRange";
+    Txn = Unary "etcdserverpb.KV" "Txn";
+    Compact = Unary "etcdserverpb.KV" "Compact";
+    Watch = BidiStream "etcdserverpb.Watch" "Watch";
+    LeaseGrant = Unary "etcdserverpb.Lease" "LeaseGrant";
+    LeaseRevoke = Unary "etcdserverpb.Lease" "LeaseRevoke";
+    LeaseKeepAlive = BidiStream "etcdserverpb.Lease" "LeaseKeepAlive";
+    LeaseTimeToLive = Unary "etcdserverpb.Lease" "LeaseTimeToLive";
+    LeaseLeases = Unary "etcdserverpb.Lease" "LeaseLeases";
+    MemberList = Unary "etcdserverpb.Cluster" "MemberList";
+    Alarm = Unary "etcdserverpb.Maintenance" "Alarm";
+    Status = Unary "etcdserverpb.Maintenance" "Status";
+    Defragment = Unary "etcdserverpb.Maintenance" "Defragment";
+    Hash = Unary "etcdserverpb.Maintenance" "Hash";
+    HashKv = Unary "etcdserverpb.Maintenance" "HashKV";
+    MoveLeader = Unary "etcdserverpb.Maintenance" "MoveLeader";
+    HealthCheck = Unary "grpc.health.v1.Health" "Check";
+    HealthWatch = ServerStream "grpc.health.v1.Health" "Watch";
+}
+
+const CODES: usize = 17;
+
+/// Per method: calls started, messages in and out, calls ended by code.
+pub struct Counters {
+    pub started: Vec<AtomicU64>,
+    pub received: Vec<AtomicU64>,
+    pub sent: Vec<AtomicU64>,
+    pub handled: Vec<[AtomicU64; CODES]>,
+    pub received_bytes: AtomicU64,
+    pub sent_bytes: AtomicU64,
+}
+
+impl Default for Counters {
+    fn default() -> Counters {
+        let zeros = || Method::ALL.iter().map(|_| AtomicU64::new(0)).collect();
+        Counters {
+            started: zeros(),
+            received: zeros(),
+            sent: zeros(),
+            handled: Method::ALL.iter().map(|_| Default::default()).collect(),
+            received_bytes: AtomicU64::new(0),
+            sent_bytes: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Counters {
+    pub fn ended(&self, method: Method, code: Code) {
+        self.handled[method as usize][code as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What a request's thread works with.
+#[derive(Clone)]
+pub struct Context {
+    pub node: Arc<Node>,
+    pub counters: Arc<Counters>,
+    pub shard: Arc<Shard>,
+}
+
+impl Context {
+    fn message_limit(&self) -> usize {
+        self.node.config.max_request_bytes as usize + (512 << 10)
+    }
+}
+
+pub async fn grpc(context: Context, request: Request<Incoming>) -> Response<Body> {
+    let Some(method) = Method::of(request.uri().path()) else {
+        return grpc::refuse(&unknown(request.uri().path()));
+    };
+    let counters = context.counters.clone();
+    counters.started[method as usize].fetch_add(1, Ordering::Relaxed);
+    let answer = match method {
+        Method::Watch => streams(&context, request).and_then(|requests| watch::serve(context, requests)),
+        Method::LeaseKeepAlive => streams(&context, request).map(|requests| lease::keep_alive(context, requests)),
+        Method::RangeStream => range_stream(context, request).await,
+        Method::HealthWatch => health_watch(context, request).await,
+        _ => {
+            let answer = unary(method, &context, request).await;
+            let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
+            counters.ended(method, code);
+            return match answer {
+                Ok(frame) => {
+                    counters.sent[method as usize].fetch_add(1, Ordering::Relaxed);
+                    counters.sent_bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
+                    grpc::respond(Body::Unary(Some(frame)))
+                }
+                Err(status) => grpc::refuse(&status),
+            };
+        }
+    };
+    answer.unwrap_or_else(|status| {
+        counters.ended(method, status.code());
+        grpc::refuse(&status)
+    })
+}
+
+fn unknown(path: &str) -> Status {
+    let mut parts = path.trim_start_matches('/').splitn(2, '/');
+    let (service, method) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let known = Method::ALL.iter().any(|(_, _, name, _)| *name == service);
+    Status::unimplemented(if known {
+        format!("unknown method {method} for service {service}")
+    } else {
+        format!("unknown service {service}")
+    })
+}
+
+/// Admits a call whatever its kind.
+fn admit(node: &Node, headers: &HeaderMap) -> Result<(), Status> {
+    if headers.get("client-api-version").is_some_and(|version| version.to_str().is_err()) {
+        return Err(error::invalid_client_api_version());
+    }
+    let needs_leader = headers.get("hasleader").is_some_and(|value| value == "true");
+    if needs_leader && node.status.leader() == 0 {
+        return Err(error::no_leader());
+    }
+    Ok(())
+}
+
+fn is_learner(node: &Node) -> bool {
+    node.published.membership.load().get(node.id).is_some_and(|member| member.is_learner)
+}
+
+fn streams(context: &Context, request: Request<Incoming>) -> Result<(HeaderMap, Requests), Status> {
+    admit(&context.node, request.headers())?;
+    if is_learner(&context.node) {
+        return Err(error::not_supported_for_learner());
+    }
+    let (parts, body) = request.into_parts();
+    Ok((parts.headers, Requests::new(body, context.message_limit())))
+}
+
+async fn unary(method: Method, context: &Context, request: Request<Incoming>) -> Result<Bytes, Status> {
+    let node = &context.node;
+    admit(node, request.headers())?;
+    let learner = is_learner(node);
+    if learner && !matches!(method, Method::Range | Method::Status | Method::HealthCheck) {
+        return Err(error::not_supported_for_learner());
+    }
+    let requests = Requests::new(request.into_body(), context.message_limit());
+    let received = |bytes: usize| {
+        context.counters.received[method as usize].fetch_add(1, Ordering::Relaxed);
+        context.counters.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    };
+    macro_rules! call {
+        ($request:ty, $handler:expr) => {{
+            let request: $request = requests.single().await?;
+            received(prost::Message::encoded_len(&request) + grpc::HEADER);
+            $handler(node, request).await
+        }};
+    }
+    match method {
+        Method::Range => {
+            let request: pb::RangeRequest = requests.single().await?;
+            received(request.key.len() + request.range_end.len() + grpc::HEADER);
+            if learner && !request.serializable {
+                return Err(error::not_supported_for_learner());
+            }
+            kv::range(node, request).await
+        }
+        Method::Put => call!(pb::PutRequest, kv::put),
+        Method::DeleteRange => call!(pb::DeleteRangeRequest, kv::delete_range),
+        Method::Txn => call!(pb::TxnRequest, kv::txn),
+        Method::Compact => call!(pb::CompactionRequest, kv::compact),
+        Method::LeaseGrant => call!(pb::LeaseGrantRequest, lease::grant),
+        Method::LeaseRevoke => call!(pb::LeaseRevokeRequest, lease::revoke),
+        Method::LeaseTimeToLive => call!(pb::LeaseTimeToLiveRequest, lease::time_to_live),
+        Method::LeaseLeases => call!(pb::LeaseLeasesRequest, lease::leases),
+        Method::MemberList => call!(pb::MemberListRequest, cluster::member_list),
+        Method::Alarm => call!(pb::AlarmRequest, maintenance::alarm),
+        Method::Status => call!(pb::StatusRequest, maintenance::status),
+        Method::Defragment => call!(pb::DefragmentRequest, maintenance::defragment),
+        Method::Hash => call!(pb::HashRequest, maintenance::hash),
+        Method::HashKv => call!(pb::HashKvRequest, maintenance::hash_kv),
+        Method::MoveLeader => call!(pb::MoveLeaderRequest, maintenance::move_leader),
+        Method::HealthCheck => call!(health::HealthCheckRequest, health_check),
+        Method::RangeStream | Method::Watch | Method::LeaseKeepAlive | Method::HealthWatch => {
+            Err(Status::internal("a stream is not a unary call"))
+        }
+    }
+}
+
+async fn range_stream(context: Context, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+    let (_, requests) = streams(&context, request)?;
+    kv::range_stream(context, requests.single().await?).await
+}
+
+fn serving(node: &Node, service: &str) -> Result<health::HealthCheckResponse, Status> {
+    if !service.is_empty() {
+        return Err(Status::not_found("unknown service"));
+    }
+    let status = if node.fatal.is_set() {
+        health::health_check_response::ServingStatus::NotServing
+    } else {
+        health::health_check_response::ServingStatus::Serving
+    };
+    Ok(health::HealthCheckResponse { status: status as i32 })
+}
+
+async fn health_check(node: &Arc<Node>, request: health::HealthCheckRequest) -> Result<Bytes, Status> {
+    Ok(grpc::frame(&serving(node, &request.service)?))
+}
+
+/// Tells the state now, and once more when the member stops.
+async fn health_watch(context: Context, request: Request<Incoming>) -> Result<Response<Body>, Status> {
+    let requests = Requests::new(request.into_body(), context.message_limit());
+    let request: health::HealthCheckRequest = requests.single().await?;
+    let first = serving(&context.node, &request.service)?;
+    let (sender, frames) = tokio::sync::mpsc::channel(2);
+    let _ = sender.try_send(Ok(grpc::frame(&first)));
+    tokio::spawn(async move {
+        tokio::select! {
+            () = sender.closed() => {}
+            () = context.node.fatal.happened() => {
+                let last = serving(&context.node, "").map(|it| grpc::frame(&it));
+                let _ = sender.send(last).await;
+                sender.closed().await;
+            }
+        }
+    });
+    Ok(grpc::respond(Body::Stream(frames)))
+}

@@ -1,0 +1,464 @@
+//! Watch: one shard of watchers per edge thread, and the streams that show it to clients.
+//!
+//! The hub decides everything; this is its shell. The shard's task takes news from the apply thread, lets the hub work
+//! in bounded steps, starts reads of the history and wakes the streams that have something to send. A stream's body
+//! takes its bytes straight from the hub when the connection has room, so nothing is queued twice.
+//! The mutex is never contended for long: its users run on one thread, one step at a time.
+
+use std::{
+    collections::HashMap,
+    ops::ControlFlow,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    task::{Context as TaskContext, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use parking_lot::Mutex;
+use proto::{etcdserverpb as pb, mvccpb::KeyValue};
+use prost::Message;
+use tokio::sync::Notify;
+use tonic::{Code, Status};
+
+use super::{
+    error,
+    grpc::{self, Body, Requests, Source},
+    router::{Context, Counters, Method},
+};
+use crate::{
+    backend::{Backend, Bucket, Cursor, schema::Revision, schema::index},
+    mvcc::{Event, EventKind, MvccError, encode, event},
+    node::{
+        Node,
+        apply_loop::{Inbox, News},
+    },
+    watch::{Compacted, Config, Hub, LoadRequest, Loaded, StreamId},
+};
+
+/// Bytes a body takes at a time.
+const TAKE_BYTES: usize = 64 << 10;
+/// Events looked at before other tasks of the thread get their turn.
+const STEP_EVENTS: usize = 10_000;
+/// Revisions of history that one load looks through, wanted or not.
+const SCAN_REVISIONS: i64 = 100_000;
+/// How often watchers that wait for the history look again.
+const HISTORY_POLL: Duration = Duration::from_millis(5);
+
+/// The watchers of one edge thread.
+pub struct Shard {
+    node: Arc<Node>,
+    hub: Mutex<Hub>,
+    inbox: Arc<Inbox>,
+    wakers: Mutex<HashMap<StreamId, Waker>>,
+    /// Wakes request readers that wait for room.
+    room: Notify,
+    /// Open streams of all shards.
+    streams: Arc<AtomicUsize>,
+    prev_wanted: Mutex<bool>,
+    /// Shards that want previous values.
+    prev_wanting: Arc<AtomicUsize>,
+    jitter: AtomicU64,
+}
+
+/// What all shards of a server share.
+#[derive(Clone, Default)]
+pub struct Shards {
+    streams: Arc<AtomicUsize>,
+    prev_wanting: Arc<AtomicUsize>,
+}
+
+impl Shard {
+    pub fn new(node: Arc<Node>, shards: &Shards, seed: u64) -> Arc<Shard> {
+        let config = Config {
+            fragment_bytes: node.config.max_request_bytes as usize + (512 << 10),
+            progress_interval: node.config.watch_progress_interval().as_millis() as u64,
+            max_watchers: node.config.max_watchers as usize,
+            ..Config::new(node.cluster_id, node.id, seed)
+        };
+        let hub = Hub::new(config, node.reader.view().revision);
+        Arc::new(Shard {
+            node,
+            hub: Mutex::new(hub),
+            inbox: Arc::default(),
+            wakers: Mutex::default(),
+            room: Notify::new(),
+            streams: shards.streams.clone(),
+            prev_wanted: Mutex::new(false),
+            prev_wanting: shards.prev_wanting.clone(),
+            jitter: AtomicU64::new(seed),
+        })
+    }
+
+    pub fn stats(&self) -> crate::watch::Stats {
+        self.hub.lock().stats()
+    }
+
+    /// Serves the shard until the member stops. Runs on the shard's own thread.
+    pub async fn run(self: Arc<Self>) {
+        if self.node.watch(self.inbox.clone()).is_err() {
+            return;
+        }
+        loop {
+            let more = self.work();
+            if more {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let (next_tick, behind) = {
+                let hub = self.hub.lock();
+                (hub.next_tick(), hub.stats().slow_watchers > 0)
+            };
+            let now = self.node.now_ms();
+            let tick = next_tick.map(|at| Duration::from_millis(at.saturating_sub(now).max(1)));
+            let pause = if behind { HISTORY_POLL.min(tick.unwrap_or(HISTORY_POLL)) } else { tick.unwrap_or(Duration::from_secs(3600)) };
+            tokio::select! {
+                () = self.inbox.wake.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+                () = self.node.fatal.happened() => return,
+            }
+        }
+    }
+
+    /// Takes the news and does a bounded amount of work; true if there is more to do at once.
+    fn work(self: &Arc<Self>) -> bool {
+        let mut hub = self.hub.lock();
+        self.take_news(&mut hub);
+        let now = self.node.now_ms();
+        if hub.next_tick().is_some_and(|at| at <= now) {
+            hub.tick(now);
+        }
+        let more = hub.catch_up(STEP_EVENTS);
+        let loads = hub.loads();
+        self.note_prev(&hub);
+        self.wake_readable(&mut hub);
+        drop(hub);
+        loads.into_iter().for_each(|load| self.start_load(load));
+        more
+    }
+
+    /// Tells the hub all that has been published: whatever a client was answered is in here.
+    fn take_news(&self, hub: &mut Hub) {
+        let news = std::mem::take(&mut *self.inbox.news.lock());
+        hub.set_term(self.node.status.term());
+        hub.history_through(self.node.reader.written_revision().min(hub.revision()));
+        for item in news {
+            match item {
+                News::Block(block) if block.first_revision == hub.revision() + 1 => hub.publish(&block),
+                // A block of before this shard was told where it begins.
+                News::Block(block) if block.last_revision <= hub.revision() => {}
+                News::Block(block) => hub.restored(block.last_revision),
+                News::Skip(revision) if revision > hub.revision() => hub.restored(revision),
+                News::Skip(_) => {}
+            }
+        }
+        hub.compacted(self.node.reader.view().compact_revision);
+    }
+
+    fn wake_readable(&self, hub: &mut Hub) {
+        let readable = hub.readable();
+        if readable.is_empty() {
+            return;
+        }
+        let mut wakers = self.wakers.lock();
+        for stream in readable {
+            if let Some(waker) = wakers.remove(&stream) {
+                waker.wake();
+            }
+        }
+    }
+
+    fn note_prev(&self, hub: &Hub) {
+        let mut wanted = self.prev_wanted.lock();
+        if *wanted == hub.wants_prev() {
+            return;
+        }
+        *wanted = hub.wants_prev();
+        if *wanted {
+            self.prev_wanting.fetch_add(1, Ordering::SeqCst);
+        } else {
+            self.prev_wanting.fetch_sub(1, Ordering::SeqCst);
+        }
+        let any = self.prev_wanting.load(Ordering::SeqCst) > 0;
+        self.node.reader.watched_prev.store(any, Ordering::SeqCst);
+    }
+
+    fn start_load(self: &Arc<Self>, request: LoadRequest) {
+        let shard = self.clone();
+        tokio::spawn(async move {
+            let ticket = request.ticket;
+            let loaded = shard.load(request).await;
+            if let Some(loaded) = loaded {
+                shard.hub.lock().loaded(ticket, loaded);
+                shard.inbox.wake.notify_one();
+            }
+        });
+    }
+
+    /// `None` once the member stops.
+    async fn load(&self, request: LoadRequest) -> Option<Result<Loaded, Compacted>> {
+        self.node.history(request.from_revision).await.ok()?;
+        let reader = self.node.reader.clone();
+        let through = reader.written_revision();
+        let work = move || {
+            let floor = || reader.view().compact_revision;
+            if request.from_revision < floor() {
+                return Ok(Err(Compacted(floor())));
+            }
+            let loaded = load(&**reader.backend(), &request, through, floor())?;
+            // What was read may have been under compaction.
+            Ok(if request.from_revision < floor() { Err(Compacted(floor())) } else { Ok(loaded) })
+        };
+        match self.node.runtime.spawn_blocking(work).await {
+            Ok(Ok(loaded)) => Some(loaded),
+            Ok(Err::<_, MvccError>(error)) => {
+                self.node.fatal.set(format!("failed to read the history for a watcher: {error}"));
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}
+
+/// Events of a range from the history, whole revisions, up to `through` at most.
+fn load(backend: &dyn Backend, request: &LoadRequest, through: i64, floor: i64) -> Result<Loaded, MvccError> {
+    let through = through.min(request.from_revision.saturating_add(SCAN_REVISIONS));
+    let mut loaded = Loaded { events: Vec::new(), through_revision: through };
+    let mut revisions = 0;
+    let mut bytes = 0;
+    let mut failure = None;
+    let mut prevs = request.want_prev.then(|| backend.cursor(Bucket::Index));
+    let end = Revision::new(through + 1, 0).encode(false);
+    let start = Revision::new(request.from_revision, 0).encode(false);
+    backend.scan(Bucket::Key, &start, Some(&end), &mut |key, value| {
+        let malformed = || MvccError::Backend(crate::backend::BackendError("malformed history".into()));
+        let mut visit = || -> Result<ControlFlow<()>, MvccError> {
+            let (revision, tombstone) = Revision::decode(key).ok_or_else(malformed)?;
+            let kv = KeyValue::decode(Bytes::copy_from_slice(value)).map_err(|_| malformed())?;
+            if !request.range.contains(&kv.key) {
+                return Ok(ControlFlow::Continue(()));
+            }
+            if loaded.events.last().is_none_or(|last| last.revision != revision.main) {
+                if revisions == request.max_revisions || bytes >= request.max_bytes {
+                    loaded.through_revision = revision.main - 1;
+                    return Ok(ControlFlow::Break(()));
+                }
+                revisions += 1;
+            }
+            let event = event(backend, prevs.as_deref_mut(), revision, tombstone, kv, value, floor)?;
+            bytes += event.body.len() + event.prev.as_ref().map_or(0, Bytes::len);
+            loaded.events.push(event);
+            Ok(ControlFlow::Continue(()))
+        };
+        visit().unwrap_or_else(|error| {
+            failure = Some(error);
+            ControlFlow::Break(())
+        })
+    })?;
+    failure.map_or(Ok(loaded), Err)
+}
+
+fn event(
+    backend: &dyn Backend,
+    prevs: Option<&mut (dyn Cursor + '_)>,
+    revision: Revision,
+    tombstone: bool,
+    kv: KeyValue,
+    stored: &[u8],
+    floor: i64,
+) -> Result<Event, MvccError> {
+    let is_create = !tombstone && kv.version == 1;
+    let prev = match prevs {
+        // The state of one revision before must be readable.
+        Some(cursor) if !is_create && revision.main > floor => previous(backend, cursor, &kv.key, revision.main - 1)?,
+        _ => None,
+    };
+    let body = if tombstone {
+        event::delete_body(&kv.key, revision.main)
+    } else {
+        let mut body = Vec::with_capacity(stored.len() + 6);
+        body.push(0x12);
+        encode::varint(stored.len() as u64, &mut body);
+        body.extend_from_slice(stored);
+        body.into()
+    };
+    Ok(Event {
+        key: kv.key,
+        revision: revision.main,
+        sub: revision.sub,
+        kind: if tombstone { EventKind::Delete } else { EventKind::Put },
+        is_create,
+        body,
+        prev,
+    })
+}
+
+/// The KeyValue of a key at `main`, if it existed.
+fn previous(
+    backend: &dyn Backend,
+    cursor: &mut (dyn Cursor + '_),
+    key: &[u8],
+    main: i64,
+) -> Result<Option<Bytes>, MvccError> {
+    cursor.seek(&index::key(key, main))?;
+    let Some((entry, value)) = cursor.item() else { return Ok(None) };
+    let (Some((found, at)), Some((sub, tombstone))) = (index::decode(entry), index::decode_value(value)) else {
+        return Ok(None);
+    };
+    if found != key || tombstone {
+        return Ok(None);
+    }
+    Ok(backend.get(Bucket::Key, &Revision::new(at, sub).encode(false))?.map(Bytes::from))
+}
+
+/// Opens a watch stream.
+pub fn serve(context: Context, (headers, requests): (HeaderMap, Requests)) -> Result<Response<Body>, Status> {
+    let Context { node, counters, shard } = context;
+    if shard.streams.load(Ordering::Relaxed) as u64 >= node.config.max_watch_streams {
+        return Err(error::too_many_streams());
+    }
+    shard.streams.fetch_add(1, Ordering::SeqCst);
+    node.reader.watched.store(true, Ordering::SeqCst);
+    let id = {
+        let mut hub = shard.hub.lock();
+        shard.take_news(&mut hub);
+        let interval = node.config.watch_progress_interval().as_millis() as u64;
+        let step = shard.jitter.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed) >> 32;
+        hub.open_stream(node.now_ms(), step % (interval / 10).max(1))
+    };
+    let stream = Arc::new(Stream { shard, id, ended: Mutex::new(None), counters });
+    let reader = tokio::spawn(read_requests(Arc::downgrade(&stream), requests));
+    let needs_leader = headers.get("hasleader").is_some_and(|value| value == "true");
+    let guard = needs_leader.then(|| tokio::spawn(end_without_leader(node, Arc::downgrade(&stream))));
+    let tasks = [Some(reader), guard].into_iter().flatten().map(|task| task.abort_handle()).collect();
+    Ok(grpc::respond(Body::Custom(Box::pin(Frames { stream, tasks }))))
+}
+
+struct Stream {
+    shard: Arc<Shard>,
+    id: StreamId,
+    /// Why the stream must end.
+    ended: Mutex<Option<Status>>,
+    counters: Arc<Counters>,
+}
+
+impl Stream {
+    fn end(&self, status: Status) {
+        self.ended.lock().get_or_insert(status);
+        if let Some(waker) = self.shard.wakers.lock().remove(&self.id) {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let shard = &self.shard;
+        {
+            let mut hub = shard.hub.lock();
+            hub.close_stream(self.id);
+            shard.note_prev(&hub);
+        }
+        shard.wakers.lock().remove(&self.id);
+        if shard.streams.fetch_sub(1, Ordering::SeqCst) == 1 {
+            shard.node.reader.watched.store(false, Ordering::SeqCst);
+        }
+        let code = self.ended.lock().as_ref().map_or(Code::Cancelled, Status::code);
+        self.counters.ended(Method::Watch, code);
+    }
+}
+
+async fn read_requests(stream: std::sync::Weak<Stream>, mut requests: Requests) {
+    loop {
+        let request = match requests.buffered::<pb::WatchRequest>() {
+            Ok(Some(request)) => Ok(Some(request)),
+            Ok(None) => requests.next().await,
+            Err(status) => Err(status),
+        };
+        let Some(stream) = stream.upgrade() else { return };
+        match request {
+            Ok(Some(request)) => {
+                stream.counters.received[Method::Watch as usize].fetch_add(1, Ordering::Relaxed);
+                stream.accept(request).await;
+            }
+            // The client may go on listening.
+            Ok(None) => return,
+            Err(status) => return stream.end(status),
+        }
+    }
+}
+
+impl Stream {
+    async fn accept(&self, request: pb::WatchRequest) {
+        let shard = &self.shard;
+        loop {
+            let room = shard.room.notified();
+            {
+                let mut hub = shard.hub.lock();
+                if hub.accepts(self.id) {
+                    shard.take_news(&mut hub);
+                    hub.request(self.id, request, shard.node.now_ms());
+                    shard.note_prev(&hub);
+                    shard.wake_readable(&mut hub);
+                    break;
+                }
+            }
+            room.await;
+        }
+        // Catching up is the shard's work.
+        shard.inbox.wake.notify_one();
+    }
+}
+
+/// Ends a stream that asked for a leader once there has been none for three checks in a row.
+async fn end_without_leader(node: Arc<Node>, stream: std::sync::Weak<Stream>) {
+    let interval = Duration::from_millis(node.config.election_timeout_ms);
+    let mut without = 0;
+    loop {
+        tokio::time::sleep(interval).await;
+        without = if node.status.leader() == 0 { without + 1 } else { 0 };
+        let Some(stream) = stream.upgrade() else { return };
+        if without == 3 {
+            return stream.end(error::no_leader());
+        }
+    }
+}
+
+/// A watch stream's body.
+struct Frames {
+    stream: Arc<Stream>,
+    tasks: Vec<tokio::task::AbortHandle>,
+}
+
+impl Source for Frames {
+    fn poll_frames(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Result<Bytes, Status>>> {
+        let stream = &self.stream;
+        let shard = &stream.shard;
+        let mut hub = shard.hub.lock();
+        let bytes = hub.take_output(stream.id, TAKE_BYTES);
+        if !bytes.is_empty() {
+            drop(hub);
+            // There is room again: for watchers that fell behind, and for requests.
+            shard.room.notify_waiters();
+            shard.inbox.wake.notify_one();
+            stream.counters.sent[Method::Watch as usize].fetch_add(1, Ordering::Relaxed);
+            stream.counters.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            return Poll::Ready(Some(Ok(bytes)));
+        }
+        if let Some(status) = stream.ended.lock().clone() {
+            return Poll::Ready(Some(Err(status)));
+        }
+        shard.wakers.lock().insert(stream.id, cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(tokio::task::AbortHandle::abort);
+    }
+}

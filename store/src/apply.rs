@@ -1,0 +1,385 @@
+//! Apply: committed entries to state.
+//!
+//! Deterministic: the same entries give the same state on every member, and equal etcd's. Owned by the apply thread.
+//! An entry at or below the consistent index is never applied again: the index is written in the batch of its entry.
+//! `txn` executes transactions. What an entry answers its proposer comes back as `Applied`; what it changes for others
+//! (members, leases, watchers) collects in the state it owns until the node takes it.
+//! Source: etcd `server/etcdserver/apply`.
+
+pub mod alarm;
+pub mod txn;
+
+use bytes::Bytes;
+use proto::{
+    etcdserverpb::{self as pb, AlarmType, InternalRaftRequest},
+    membershippb, raftpb,
+};
+use prost::Message;
+
+use crate::{
+    backend::{Bucket, schema::meta},
+    lease::{self, GrantError, Lessor, NotFound},
+    membership::{Change, ChangeError, Membership},
+    mvcc::{MvccError, State, Store},
+};
+use alarm::Alarms;
+
+/// Why a committed request was refused. Every member refuses it alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ApplyError {
+    Mvcc(MvccError),
+    KeyNotFound,
+    LeaseNotFound,
+    LeaseExists,
+    LeaseTtlTooLarge,
+    NoSpace,
+    Corrupt,
+    Membership(ChangeError),
+    /// A request of a kind that this member does not know.
+    Unknown,
+}
+
+impl From<MvccError> for ApplyError {
+    fn from(error: MvccError) -> ApplyError {
+        ApplyError::Mvcc(error)
+    }
+}
+
+impl From<GrantError> for ApplyError {
+    fn from(error: GrantError) -> ApplyError {
+        match error {
+            GrantError::Exists => ApplyError::LeaseExists,
+            GrantError::TtlTooLarge => ApplyError::LeaseTtlTooLarge,
+            GrantError::NoId => ApplyError::LeaseNotFound,
+        }
+    }
+}
+
+impl From<NotFound> for ApplyError {
+    fn from(_: NotFound) -> ApplyError {
+        ApplyError::LeaseNotFound
+    }
+}
+
+/// The answer to a request; headers hold only the revision.
+#[derive(Debug, Clone)]
+pub enum Response {
+    Range(pb::RangeResponse),
+    Put(pb::PutResponse),
+    DeleteRange(pb::DeleteRangeResponse),
+    Txn(pb::TxnResponse),
+    Compaction(pb::CompactionResponse),
+    LeaseGrant(pb::LeaseGrantResponse),
+    LeaseRevoke(pb::LeaseRevokeResponse),
+    Alarm(pb::AlarmResponse),
+    /// Members after a configuration change.
+    Members(Vec<pb::Member>),
+    /// An entry that nobody reads an answer of.
+    None,
+}
+
+pub struct Applied {
+    /// The request's ID, 0 when nobody waits.
+    pub id: u64,
+    pub result: Result<Response, ApplyError>,
+    /// A conf change that raft has to carry out.
+    pub conf_change: Option<(raftpb::ConfChangeV2, Change)>,
+    /// A compaction whose physical part is to start.
+    pub compaction: Option<i64>,
+}
+
+/// Everything that entries change.
+pub struct Applier {
+    pub store: Store,
+    pub lessor: Lessor,
+    pub membership: Membership,
+    pub alarms: Alarms,
+    /// Monotonic time of this member in milliseconds; only what the leader alone does depends on it.
+    pub now_ms: u64,
+    consistent: (u64, u64),
+    membership_changed: bool,
+}
+
+impl Applier {
+    pub fn new(
+        store: Store,
+        lessor: Lessor,
+        membership: Membership,
+        alarms: Alarms,
+        consistent_index: u64,
+        term: u64,
+    ) -> Applier {
+        Applier {
+            store,
+            lessor,
+            membership,
+            alarms,
+            now_ms: 0,
+            consistent: (consistent_index, term),
+            membership_changed: true,
+        }
+    }
+
+    /// Index of the last applied entry.
+    pub fn consistent_index(&self) -> u64 {
+        self.consistent.0
+    }
+
+    pub fn term(&self) -> u64 {
+        self.consistent.1
+    }
+
+    /// The batch of all entries since the last call, with the index of the last of them.
+    pub fn take_batch(&mut self, conf_state: Option<&raftpb::ConfState>) -> crate::backend::Batch {
+        let (index, term) = self.consistent;
+        let batch = self.store.batch();
+        batch.put(Bucket::Meta, meta::CONSISTENT_INDEX, &index.to_be_bytes());
+        batch.put(Bucket::Meta, meta::TERM, &term.to_be_bytes());
+        if let Some(conf_state) = conf_state {
+            batch.put(Bucket::Meta, meta::CONF_STATE, &conf_state_json(conf_state));
+        }
+        for change in self.lessor.take_changes() {
+            match change {
+                lease::Change::Put(id, bytes) => batch.put(Bucket::Lease, &id.to_be_bytes(), &bytes),
+                lease::Change::Delete(id) => batch.delete(Bucket::Lease, &id.to_be_bytes()),
+            }
+        }
+        self.store.take_batch()
+    }
+
+    /// Whether members, cluster version or alarms have changed since the last call.
+    pub fn take_membership_changed(&mut self) -> bool {
+        std::mem::take(&mut self.membership_changed)
+    }
+
+    /// Applies one committed entry; `None` if it was applied before.
+    pub fn apply(&mut self, entry: &raftpb::Entry) -> Option<Applied> {
+        if entry.index <= self.consistent.0 {
+            return None;
+        }
+        self.consistent = (entry.index, entry.term);
+        let data = entry.data.clone().unwrap_or_default();
+        Some(match raftpb::EntryType::try_from(entry.r#type) {
+            Ok(raftpb::EntryType::EntryConfChange) => match raftpb::ConfChange::decode(data) {
+                Ok(change) => self.conf_change(&change),
+                Err(_) => unknown(0),
+            },
+            Ok(raftpb::EntryType::EntryConfChangeV2) => self.conf_change_v2(data),
+            _ if data.is_empty() => Applied { id: 0, result: Ok(Response::None), conf_change: None, compaction: None },
+            _ => match InternalRaftRequest::decode(data.clone()) {
+                // A v2 operation of an older log starts with its ID too, but its field 2 is a string.
+                Ok(request) if request.header.is_some() || request.id != 0 => self.request(request),
+                _ => self.v2_request(data),
+            },
+        })
+    }
+
+    fn conf_change(&mut self, change: &raftpb::ConfChange) -> Applied {
+        self.membership_changed = true;
+        let result = self.membership.change(change, self.store.batch());
+        let mut applied = unknown(change.id);
+        match result {
+            Ok(done) => {
+                let changes =
+                    vec![raftpb::ConfChangeSingle { r#type: change.r#type, node_id: change.node_id }];
+                applied.conf_change = Some((raftpb::ConfChangeV2 { changes, ..Default::default() }, done));
+                applied.result = Ok(Response::Members(self.membership.members().map(|it| it.to_proto()).collect()));
+            }
+            Err(error) => applied.result = Err(ApplyError::Membership(error)),
+        }
+        applied
+    }
+
+    /// Changes of several members at once: each as if it came alone; raft gets those that hold.
+    fn conf_change_v2(&mut self, data: Bytes) -> Applied {
+        let Ok(mut change) = raftpb::ConfChangeV2::decode(data) else { return unknown(0) };
+        self.membership_changed = true;
+        let mut done = None;
+        change.changes.retain(|single| {
+            let change = raftpb::ConfChange {
+                id: 0,
+                r#type: single.r#type,
+                node_id: single.node_id,
+                context: change.context.clone(),
+            };
+            match self.membership.change(&change, self.store.batch()) {
+                Ok(carried_out) => {
+                    done = Some(carried_out);
+                    true
+                }
+                Err(_) => false,
+            }
+        });
+        let mut applied = unknown(0);
+        applied.result = Ok(Response::None);
+        applied.conf_change = done.map(|done| (change, done));
+        applied
+    }
+
+    fn request(&mut self, request: InternalRaftRequest) -> Applied {
+        let id = request.header.as_ref().map_or(request.id, |header| header.id);
+        let mut compaction = None;
+        let result = if let Some(put) = request.put {
+            self.put(put).map(Response::Put)
+        } else if let Some(txn) = request.txn {
+            self.txn(txn).map(Response::Txn)
+        } else if let Some(range) = request.range {
+            let mut write = self.store.write();
+            write.range(&range).map(|response| Response::Range(with_revision(response, write.revision()))).map_err(Into::into)
+        } else if let Some(delete) = request.delete_range {
+            self.delete_range(delete).map(Response::DeleteRange)
+        } else if let Some(compact) = request.compaction {
+            match self.alarms.is_raised(AlarmType::Corrupt) {
+                true => Err(ApplyError::Corrupt),
+                false => self.store.compact(compact.revision).map_err(ApplyError::from).map(|()| {
+                    compaction = Some(compact.revision);
+                    Response::Compaction(pb::CompactionResponse { header: header(self.store.revision()) })
+                }),
+            }
+        } else if let Some(grant) = request.lease_grant {
+            self.lease_grant(&grant).map(Response::LeaseGrant)
+        } else if let Some(revoke) = request.lease_revoke {
+            self.lease_revoke(revoke.id).map(Response::LeaseRevoke)
+        } else if let Some(checkpoint) = request.lease_checkpoint {
+            for lease in checkpoint.checkpoints {
+                let persist = self.persist_checkpoints();
+                self.lessor.checkpoint(lease.id, lease.remaining_ttl, persist, self.now_ms);
+            }
+            Ok(Response::None)
+        } else if let Some(alarm) = request.alarm {
+            self.membership_changed = true;
+            let alarms = self.alarms.apply(&alarm, self.store.batch());
+            Ok(Response::Alarm(pb::AlarmResponse { header: header(self.store.revision()), alarms }))
+        } else if let Some(version) = request.cluster_version_set {
+            self.membership_changed = true;
+            self.membership.set_version(&version.ver, self.store.batch());
+            Ok(Response::None)
+        } else if let Some(attributes) = request.cluster_member_attr_set {
+            self.member_attributes(attributes);
+            Ok(Response::None)
+        } else {
+            Err(ApplyError::Unknown)
+        };
+        Applied { id, result, conf_change: None, compaction }
+    }
+
+    fn member_attributes(&mut self, request: membershippb::ClusterMemberAttrSetRequest) {
+        self.membership_changed = true;
+        let attributes = request.member_attributes.unwrap_or_default();
+        self.membership.set_attributes(
+            request.member_id,
+            &attributes.name,
+            &attributes.client_urls,
+            self.store.batch(),
+        );
+    }
+
+    /// Up to 3.5 members publish their attributes and the cluster version as v2 operations.
+    fn v2_request(&mut self, data: Bytes) -> Applied {
+        #[derive(serde::Deserialize, Default)]
+        #[serde(default)]
+        struct Attributes {
+            name: String,
+            #[serde(rename = "clientURLs")]
+            client_urls: Vec<String>,
+        }
+        let Ok(request) = pb::Request::decode(data) else { return unknown(0) };
+        self.membership_changed = true;
+        let path: Vec<&str> = request.path.split('/').collect();
+        match (request.method.as_str(), path.as_slice()) {
+            ("PUT", ["", "0", "members", id, "attributes"]) => {
+                if let (Ok(id), Ok(attributes)) =
+                    (u64::from_str_radix(id, 16), serde_json::from_str::<Attributes>(&request.val))
+                {
+                    let batch = self.store.batch();
+                    self.membership.set_attributes(id, &attributes.name, &attributes.client_urls, batch);
+                }
+            }
+            ("PUT", ["", "0", "version"]) => self.membership.set_version(&request.val, self.store.batch()),
+            _ => return unknown(request.id),
+        }
+        Applied { id: request.id, result: Ok(Response::None), conf_change: None, compaction: None }
+    }
+
+    /// Members below 3.6 do not persist the remaining TTL, and all must hold the same.
+    fn persist_checkpoints(&self) -> bool {
+        let number = |part: Option<&str>| part.and_then(|it| it.parse::<u64>().ok()).unwrap_or(0);
+        self.membership.version().is_some_and(|version| {
+            let mut parts = version.split('.');
+            (number(parts.next()), number(parts.next())) >= (3, 6)
+        })
+    }
+
+    fn lease_grant(&mut self, request: &pb::LeaseGrantRequest) -> Result<pb::LeaseGrantResponse, ApplyError> {
+        if self.alarms.is_raised(AlarmType::Corrupt) {
+            return Err(ApplyError::Corrupt);
+        }
+        if self.alarms.is_raised(AlarmType::Nospace) {
+            return Err(ApplyError::NoSpace);
+        }
+        let ttl = self.lessor.grant(request.id, request.ttl, self.now_ms)?;
+        Ok(pb::LeaseGrantResponse { header: header(self.store.revision()), id: request.id, ttl, error: String::new() })
+    }
+
+    /// Deletes all keys of the lease in one revision.
+    fn lease_revoke(&mut self, id: i64) -> Result<pb::LeaseRevokeResponse, ApplyError> {
+        if self.alarms.is_raised(AlarmType::Corrupt) {
+            return Err(ApplyError::Corrupt);
+        }
+        let keys = self.lessor.revoke(id)?;
+        let mut write = self.store.write();
+        for key in keys {
+            if write.get(&key).is_some() {
+                write.delete(&key)?;
+            }
+        }
+        let revision = write.end();
+        Ok(pb::LeaseRevokeResponse { header: header(revision) })
+    }
+}
+
+fn unknown(id: u64) -> Applied {
+    Applied { id, result: Err(ApplyError::Unknown), conf_change: None, compaction: None }
+}
+
+fn with_revision(mut response: pb::RangeResponse, revision: i64) -> pb::RangeResponse {
+    response.header = header(revision);
+    response
+}
+
+/// A header that holds only the revision; the member that answers adds the rest.
+fn header(revision: i64) -> Option<pb::ResponseHeader> {
+    Some(pb::ResponseHeader { revision, ..Default::default() })
+}
+
+/// As etcd's: `{"voters":[1],"auto_leave":false}`.
+pub fn conf_state_json(state: &raftpb::ConfState) -> Vec<u8> {
+    let mut map = serde_json::Map::new();
+    for (name, ids) in [
+        ("voters", &state.voters),
+        ("learners", &state.learners),
+        ("voters_outgoing", &state.voters_outgoing),
+        ("learners_next", &state.learners_next),
+    ] {
+        if !ids.is_empty() {
+            map.insert(name.into(), ids.clone().into());
+        }
+    }
+    map.insert("auto_leave".into(), state.auto_leave.into());
+    serde_json::to_vec(&map).expect("plain data")
+}
+
+pub fn parse_conf_state(json: &[u8]) -> Option<raftpb::ConfState> {
+    #[derive(serde::Deserialize)]
+    #[serde(default)]
+    #[derive(Default)]
+    struct Json {
+        voters: Vec<u64>,
+        learners: Vec<u64>,
+        voters_outgoing: Vec<u64>,
+        learners_next: Vec<u64>,
+        auto_leave: bool,
+    }
+    let Json { voters, learners, voters_outgoing, learners_next, auto_leave } = serde_json::from_slice(json).ok()?;
+    Some(raftpb::ConfState { voters, learners, voters_outgoing, learners_next, auto_leave })
+}

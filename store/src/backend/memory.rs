@@ -1,0 +1,169 @@
+//! Buckets in memory: the engine of unit tests and of the simulator.
+//!
+//! Behaves as `rocks` does, crash included: `crash` keeps the batches up to a chosen one, never fewer than were flushed.
+
+use std::{
+    collections::BTreeMap,
+    ops::{Bound, ControlFlow},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use super::{Backend, Batch, Bucket, Cursor, Op, Read, Result, Visit};
+
+type Buckets = BTreeMap<(Bucket, Vec<u8>), Vec<u8>>;
+
+#[derive(Default)]
+struct State {
+    buckets: Buckets,
+    durable: Buckets,
+    unflushed: Vec<Change>,
+}
+
+enum Change {
+    Batch(Batch),
+    DeleteRange(Bucket, Vec<u8>, Vec<u8>),
+}
+
+#[derive(Default)]
+pub struct Memory(Mutex<State>);
+
+impl Memory {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The engine as found after a crash that kept `keep` of the unflushed changes.
+    pub fn crash(&self, keep: usize) -> Memory {
+        let state = self.state();
+        let mut buckets = state.durable.clone();
+        for change in state.unflushed.iter().take(keep) {
+            apply(&mut buckets, change);
+        }
+        Memory(Mutex::new(State { durable: buckets.clone(), buckets, unflushed: Vec::new() }))
+    }
+}
+
+fn apply(buckets: &mut Buckets, change: &Change) {
+    match change {
+        Change::Batch(batch) => {
+            for op in batch.ops() {
+                match op {
+                    Op::Put { bucket, key, value } => buckets.insert((bucket, key.to_vec()), value.to_vec()),
+                    Op::Delete { bucket, key } => buckets.remove(&(bucket, key.to_vec())),
+                };
+            }
+        }
+        Change::DeleteRange(bucket, start, end) => {
+            buckets.retain(|(of, key), _| of != bucket || key < start || key >= end);
+        }
+    }
+}
+
+impl Read for Buckets {
+    fn get(&self, bucket: Bucket, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(BTreeMap::get(self, &(bucket, key.to_vec())).cloned())
+    }
+
+    fn scan(&self, bucket: Bucket, start: &[u8], end: Option<&[u8]>, visit: Visit<'_>) -> Result<()> {
+        for ((of, key), value) in self.range((bucket, start.to_vec())..) {
+            if *of != bucket || end.is_some_and(|end| key.as_slice() >= end) {
+                break;
+            }
+            if let ControlFlow::Break(()) = visit(key, value) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn cursor(&self, bucket: Bucket) -> Box<dyn Cursor + '_> {
+        Box::new(Position { buckets: self.clone(), bucket, at: None })
+    }
+}
+
+struct Position {
+    buckets: Buckets,
+    bucket: Bucket,
+    at: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Position {
+    fn go(&mut self, from: Bound<(Bucket, Vec<u8>)>) {
+        self.at = self
+            .buckets
+            .range((from, Bound::Unbounded))
+            .next()
+            .filter(|((of, _), _)| *of == self.bucket)
+            .map(|((_, key), value)| (key.clone(), value.clone()));
+    }
+}
+
+impl Cursor for Position {
+    fn seek(&mut self, start: &[u8]) -> Result<()> {
+        self.go(Bound::Included((self.bucket, start.to_vec())));
+        Ok(())
+    }
+
+    fn next(&mut self) -> Result<()> {
+        if let Some((key, _)) = self.at.take() {
+            self.go(Bound::Excluded((self.bucket, key)));
+        }
+        Ok(())
+    }
+
+    fn item(&self) -> Option<(&[u8], &[u8])> {
+        self.at.as_ref().map(|(key, value)| (key.as_slice(), value.as_slice()))
+    }
+}
+
+impl Read for Memory {
+    fn get(&self, bucket: Bucket, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        Read::get(&self.state().buckets, bucket, key)
+    }
+
+    fn scan(&self, bucket: Bucket, start: &[u8], end: Option<&[u8]>, visit: Visit<'_>) -> Result<()> {
+        let buckets = self.state().buckets.clone();
+        buckets.scan(bucket, start, end, visit)
+    }
+
+    fn cursor(&self, bucket: Bucket) -> Box<dyn Cursor + '_> {
+        Box::new(Position { buckets: self.state().buckets.clone(), bucket, at: None })
+    }
+}
+
+impl Backend for Memory {
+    fn write(&self, batch: &Batch) -> Result<()> {
+        let mut state = self.state();
+        let change = Change::Batch(batch.clone());
+        apply(&mut state.buckets, &change);
+        state.unflushed.push(change);
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<()> {
+        let mut state = self.state();
+        state.durable = state.buckets.clone();
+        state.unflushed.clear();
+        Ok(())
+    }
+
+    fn delete_range(&self, bucket: Bucket, start: &[u8], end: &[u8]) -> Result<()> {
+        let mut state = self.state();
+        let change = Change::DeleteRange(bucket, start.to_vec(), end.to_vec());
+        apply(&mut state.buckets, &change);
+        state.unflushed.push(change);
+        Ok(())
+    }
+
+    fn freeze(&self) -> Box<dyn Read + '_> {
+        Box::new(self.state().buckets.clone())
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.state().buckets.iter().map(|((_, key), value)| (key.len() + value.len()) as u64).sum()
+    }
+
+    fn size_in_use_bytes(&self) -> u64 {
+        self.size_bytes()
+    }
+}

@@ -1,0 +1,203 @@
+//! Buckets as column families of RocksDB.
+//!
+//! RocksDB's own log is off: what a crash takes is applied again from the raft log. All column families are flushed
+//! atomically, so a crash keeps whole batches only. Compaction by RocksDB runs on its own threads; nothing above waits
+//! for it. This is the only module that names `rocksdb`.
+
+use std::{ops::ControlFlow, path::Path, sync::Arc};
+
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator, FlushOptions,
+    IteratorMode, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions, properties,
+};
+
+use super::{Backend, BackendError, Batch, Bucket, Cursor, Op, Read, Result, Visit};
+
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Cache for blocks read from disk.
+    pub block_cache_bytes: usize,
+    /// Unflushed writes of all buckets together.
+    pub write_buffer_bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { block_cache_bytes: 8 << 20, write_buffer_bytes: 16 << 20 }
+    }
+}
+
+pub struct Rocks {
+    db: DB,
+    write_options: WriteOptions,
+}
+
+impl From<rocksdb::Error> for BackendError {
+    fn from(error: rocksdb::Error) -> BackendError {
+        BackendError(error.into_string())
+    }
+}
+
+impl Rocks {
+    /// Opens or creates the buckets in `dir`.
+    pub fn open(dir: &Path, settings: Settings) -> Result<Arc<Rocks>> {
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        options.set_atomic_flush(true);
+        options.set_db_write_buffer_size(settings.write_buffer_bytes);
+        options.set_max_background_jobs(2);
+        options.set_keep_log_file_num(2);
+        options.set_max_log_file_size(1 << 20);
+        options.set_max_open_files(512);
+        options.set_stats_dump_period_sec(0);
+        options.set_bytes_per_sync(1 << 20);
+        let cache = Cache::new_lru_cache(settings.block_cache_bytes);
+        let families = Bucket::ALL.map(|bucket| {
+            let mut options = Options::default();
+            let mut table = BlockBasedOptions::default();
+            table.set_block_cache(&cache);
+            table.set_format_version(6);
+            table.set_cache_index_and_filter_blocks(true);
+            options.set_block_based_table_factory(&table);
+            options.set_write_buffer_size(settings.write_buffer_bytes);
+            options.set_compression_type(DBCompressionType::None);
+            options.set_bottommost_compression_type(DBCompressionType::Lz4);
+            // History is written in order of its keys: wide levels and few merges cost it nothing.
+            options.set_level_zero_file_num_compaction_trigger(8);
+            options.set_level_zero_slowdown_writes_trigger(40);
+            options.set_level_zero_stop_writes_trigger(64);
+            options.set_target_file_size_base(32 << 20);
+            options.set_max_bytes_for_level_base(256 << 20);
+            ColumnFamilyDescriptor::new(bucket.name(), options)
+        });
+        let db = DB::open_cf_descriptors(&options, dir, families)?;
+        let mut write_options = WriteOptions::default();
+        write_options.disable_wal(true);
+        Ok(Arc::new(Rocks { db, write_options }))
+    }
+
+    fn family(&self, bucket: Bucket) -> &ColumnFamily {
+        self.db.cf_handle(bucket.name()).expect("every bucket was opened")
+    }
+
+    fn property(&self, name: &properties::PropName) -> u64 {
+        Bucket::ALL
+            .iter()
+            .map(|bucket| self.db.property_int_value_cf(self.family(*bucket), name).ok().flatten().unwrap_or(0))
+            .sum()
+    }
+}
+
+fn read_options(end: Option<&[u8]>) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    if let Some(end) = end {
+        options.set_iterate_upper_bound(end.to_vec());
+    }
+    options
+}
+
+fn visit_all(iterator: impl Iterator<Item = std::result::Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>>, visit: Visit<'_>) -> Result<()> {
+    for item in iterator {
+        let (key, value) = item?;
+        if let ControlFlow::Break(()) = visit(&key, &value) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+impl Read for Rocks {
+    fn get(&self, bucket: Bucket, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(self.db.get_cf(self.family(bucket), key)?)
+    }
+
+    fn scan(&self, bucket: Bucket, start: &[u8], end: Option<&[u8]>, visit: Visit<'_>) -> Result<()> {
+        let mut iterator = self.db.raw_iterator_cf_opt(self.family(bucket), read_options(end));
+        iterator.seek(start);
+        while let Some((key, value)) = iterator.item() {
+            if let ControlFlow::Break(()) = visit(key, value) {
+                break;
+            }
+            iterator.next();
+        }
+        Ok(iterator.status()?)
+    }
+
+    fn cursor(&self, bucket: Bucket) -> Box<dyn Cursor + '_> {
+        Box::new(self.db.raw_iterator_cf(self.family(bucket)))
+    }
+}
+
+impl Cursor for DBRawIterator<'_> {
+    fn seek(&mut self, start: &[u8]) -> Result<()> {
+        DBRawIterator::seek(self, start);
+        Ok(self.status()?)
+    }
+
+    fn next(&mut self) -> Result<()> {
+        DBRawIterator::next(self);
+        Ok(self.status()?)
+    }
+
+    fn item(&self) -> Option<(&[u8], &[u8])> {
+        DBRawIterator::item(self)
+    }
+}
+
+struct Frozen<'a> {
+    rocks: &'a Rocks,
+    snapshot: SnapshotWithThreadMode<'a, DB>,
+}
+
+impl Read for Frozen<'_> {
+    fn get(&self, bucket: Bucket, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        Ok(self.snapshot.get_cf(self.rocks.family(bucket), key)?)
+    }
+
+    fn scan(&self, bucket: Bucket, start: &[u8], end: Option<&[u8]>, visit: Visit<'_>) -> Result<()> {
+        let mode = IteratorMode::From(start, rocksdb::Direction::Forward);
+        visit_all(self.snapshot.iterator_cf_opt(self.rocks.family(bucket), read_options(end), mode), visit)
+    }
+
+    fn cursor(&self, bucket: Bucket) -> Box<dyn Cursor + '_> {
+        Box::new(self.snapshot.raw_iterator_cf(self.rocks.family(bucket)))
+    }
+}
+
+impl Backend for Rocks {
+    fn write(&self, batch: &Batch) -> Result<()> {
+        let families = Bucket::ALL.map(|bucket| self.family(bucket));
+        let mut writes = WriteBatch::with_capacity_bytes(batch.size_bytes());
+        for op in batch.ops() {
+            match op {
+                Op::Put { bucket, key, value } => writes.put_cf(families[bucket as usize], key, value),
+                Op::Delete { bucket, key } => writes.delete_cf(families[bucket as usize], key),
+            }
+        }
+        Ok(self.db.write_opt(writes, &self.write_options)?)
+    }
+
+    fn flush(&self) -> Result<()> {
+        let families = Bucket::ALL.map(|bucket| self.family(bucket));
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        Ok(self.db.flush_cfs_opt(&families, &options)?)
+    }
+
+    fn delete_range(&self, bucket: Bucket, start: &[u8], end: &[u8]) -> Result<()> {
+        Ok(self.db.delete_range_cf_opt(self.family(bucket), start, end, &self.write_options)?)
+    }
+
+    fn freeze(&self) -> Box<dyn Read + '_> {
+        Box::new(Frozen { rocks: self, snapshot: self.db.snapshot() })
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.property(properties::TOTAL_SST_FILES_SIZE) + self.property(properties::CUR_SIZE_ALL_MEM_TABLES)
+    }
+
+    fn size_in_use_bytes(&self) -> u64 {
+        self.property(properties::ESTIMATE_LIVE_DATA_SIZE) + self.property(properties::CUR_SIZE_ALL_MEM_TABLES)
+    }
+}

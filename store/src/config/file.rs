@@ -1,0 +1,211 @@
+//! The configuration file (`--config-file`): YAML, or JSON, which is YAML too.
+//!
+//! Owns the mapping from keys to rows of the flag table and the types values must have in a file. A key that
+//! no setting has is reported and skipped, as etcd skips it; a value of the wrong type is an error. Called by
+//! `cli` only. Follows `server/embed/config.go` (`configYAML`): durations are integer nanoseconds, lists of
+//! URLs are comma-separated strings, an empty value leaves the default. Key names match in any case.
+
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::flags::{self, DISCOVERY, FLAGS, FileKey, Flag, Kind, TLS};
+use super::{ClusterState, Config, ConfigError, Warning, duration, open_failure, url};
+
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Sections of features that do not exist, and which of their keys ask for the feature (all when empty).
+const UNSUPPORTED_SECTIONS: [(&str, &[&str], &str); 3] = [
+    ("client-transport-security", &[], TLS),
+    ("peer-transport-security", &[], TLS),
+    ("discovery-config", &["token", "endpoints"], DISCOVERY),
+];
+
+pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
+    let failed = |e: std::io::Error| ConfigError(open_failure(&path.to_string_lossy(), &e));
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let mut text = String::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        return Err(ConfigError(format!("{}: larger than {MAX_FILE_BYTES} bytes", path.display())));
+    }
+    parse(&text).map_err(|e| ConfigError(format!("{}: {e}", path.display())))
+}
+
+fn parse(text: &str) -> Result<(Config, Vec<Warning>), ConfigError> {
+    let mut config = Config::default();
+    let mut warnings = Vec::new();
+    let root: Value =
+        serde_yaml_ng::from_str(text).map_err(|e| ConfigError(format!("not valid YAML: {e}")))?;
+    let settings = match root {
+        Value::Null => return Ok((config, warnings)),
+        Value::Object(settings) => settings,
+        other => return Err(ConfigError(format!("expected keys and values, got {}", describe(&other)))),
+    };
+    for (key, value) in &settings {
+        if let Some((section, keys, feature)) =
+            UNSUPPORTED_SECTIONS.iter().find(|(section, ..)| section.eq_ignore_ascii_case(key))
+        {
+            if let Some(asked) = first_set(value, section, keys) {
+                return Err(ConfigError(format!(
+                    "key {asked} is not supported yet by this build: {feature}"
+                )));
+            }
+            continue;
+        }
+        match value {
+            Value::Object(members) => {
+                for (member, value) in members {
+                    let path = format!("{key}.{member}");
+                    let in_section = |flag: &&Flag| {
+                        matches!(flag.file, FileKey::In { section, key: k }
+                            if section.eq_ignore_ascii_case(key) && k.eq_ignore_ascii_case(member))
+                    };
+                    set(&mut config, &mut warnings, FLAGS.iter().find(in_section), &path, value)?;
+                }
+            }
+            _ => {
+                let row = FLAGS
+                    .iter()
+                    .find(|flag| flag.file == FileKey::SameName && flag.name.eq_ignore_ascii_case(key))
+                    .or_else(|| {
+                        Flag::find(&key.to_ascii_lowercase())
+                            .filter(|flag| flag.was_experimental && flag.file == FileKey::SameName)
+                    });
+                set(&mut config, &mut warnings, row, key, value)?;
+            }
+        }
+    }
+    Ok((config, warnings))
+}
+
+fn set(
+    config: &mut Config,
+    warnings: &mut Vec<Warning>,
+    row: Option<&Flag>,
+    key: &str,
+    value: &Value,
+) -> Result<(), ConfigError> {
+    let Some(flag) = row else {
+        warnings.push(Warning::new("unknown key in the configuration file; ignored", key));
+        return Ok(());
+    };
+    if value.is_null() {
+        return Ok(());
+    }
+    let expected =
+        |what: &str| Err(ConfigError(format!("key {key}: expected {what}, got {}", describe(value))));
+    let wrong = |why: String| ConfigError(format!("unexpected error setting up {key}: {why}"));
+    match flag.kind {
+        Kind::Switch(field) => match value.as_bool() {
+            Some(on) => *field(config) = on,
+            None => return expected("true or false"),
+        },
+        Kind::Gate(feature) => match value.as_bool() {
+            Some(on) => config.feature_gates.set(feature, on),
+            None => return expected("true or false"),
+        },
+        Kind::Count(field) => match integer(value).and_then(|n| u64::try_from(n).ok()) {
+            Some(count) => *field(config) = count,
+            None => return expected("a whole number from 0"),
+        },
+        Kind::Count32(field) => match integer(value).and_then(|n| u32::try_from(n).ok()) {
+            Some(count) => *field(config) = count,
+            None => return expected("a whole number from 0 to 4294967295"),
+        },
+        Kind::Signed(field) => match integer(value).and_then(|n| i64::try_from(n).ok()) {
+            Some(number) => *field(config) = number,
+            None => return expected("a whole number"),
+        },
+        Kind::Time(field) => {
+            match integer(value).and_then(|n| u64::try_from(n).ok()).map(Duration::from_nanos) {
+                Some(time) if time <= duration::MAX => *field(config) = time,
+                _ => return expected("a whole number of nanoseconds"),
+            }
+        }
+        // Only the log outputs are a list here; host names are one string.
+        Kind::Names(field) if flag.name == "log-outputs" => {
+            let names: Option<Vec<String>> = value
+                .as_array()
+                .and_then(|items| items.iter().map(|item| item.as_str().map(str::to_owned)).collect());
+            match names {
+                Some(names) => *field(config) = flags::split_names(&names.join(",")),
+                None => return expected("a list of strings"),
+            }
+        }
+        Kind::NoEffect => {
+            warnings.push(Warning::new("key has no effect in this server", key));
+        }
+        Kind::Unsupported { feature, .. } => {
+            let text = match value {
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            let empty = value.as_array().is_some_and(Vec::is_empty) || text == "0";
+            if !empty && flag.unsupported(&text).is_some() {
+                return Err(ConfigError(format!("key {key} is not supported yet by this build: {feature}")));
+            }
+        }
+        Kind::Text(_)
+        | Kind::Derived(..)
+        | Kind::Names(_)
+        | Kind::Urls(_)
+        | Kind::Origins(_)
+        | Kind::State(_)
+        | Kind::Gates(_) => match value.as_str() {
+            None => return expected("a string"),
+            Some("") => {}
+            Some(text) => set_text(config, flag, text).map_err(wrong)?,
+        },
+        // Not reachable from a file: these rows have no key.
+        Kind::ConfigFile | Kind::Version | Kind::Ignored => {}
+    }
+    Ok(())
+}
+
+fn set_text(config: &mut Config, flag: &Flag, text: &str) -> Result<(), String> {
+    match flag.kind {
+        Kind::State(_) if ![ClusterState::New, ClusterState::Existing].iter().any(|s| s.as_str() == text) => {
+            Err(format!("unexpected clusterState {text:?}"))
+        }
+        Kind::Urls(field) => url::parse_list(text).map(|urls| *field(config) = urls).map_err(|e| e.0),
+        _ => flag.set(config, text),
+    }
+}
+
+/// Path of the first value in a section that asks for something.
+fn first_set(value: &Value, path: &str, only: &[&str]) -> Option<String> {
+    match value {
+        Value::Object(members) => members.iter().find_map(|(key, value)| {
+            let counts =
+                only.is_empty() || value.is_object() || only.iter().any(|o| o.eq_ignore_ascii_case(key));
+            counts.then(|| first_set(value, &format!("{path}.{key}"), only)).flatten()
+        }),
+        Value::Bool(true) => Some(path.into()),
+        Value::String(text) if !text.is_empty() => Some(path.into()),
+        Value::Array(items) if !items.is_empty() => Some(path.into()),
+        _ => None,
+    }
+}
+
+/// Also of a float without fraction, such as `1e9`.
+fn integer(value: &Value) -> Option<i128> {
+    let number = value.as_number()?;
+    number.as_i128().or_else(|| {
+        // 2^63 bounds what any setting holds and keeps the conversion exact enough to be meant.
+        number.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < 9.2e18).map(|f| f as i128)
+    })
+}
+
+fn describe(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing".into(),
+        Value::Bool(on) => on.to_string(),
+        Value::Number(number) => format!("the number {number}"),
+        Value::String(text) => format!("the string {text:?}"),
+        Value::Array(_) => "a list".into(),
+        Value::Object(_) => "a section".into(),
+    }
+}

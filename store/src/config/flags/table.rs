@@ -1,0 +1,511 @@
+//! The rows: every flag with its group, kind, field and sentence, in the order of the usage text.
+//!
+//! Owns names and words only; reading and showing values is `flags`. A feature that comes to exist turns its
+//! `unsupported` rows into rows with a field.
+
+use super::{Flag, Group, Kind};
+use crate::config::features::Feature;
+
+const fn unsupported(
+    name: &'static str,
+    group: Group,
+    off: &'static [&'static str],
+    feature: &'static str,
+) -> Flag {
+    Flag::new(name, group, Kind::Unsupported { switch: false, off, feature }, "")
+}
+
+const fn unsupported_switch(name: &'static str, group: Group, feature: &'static str) -> Flag {
+    Flag::new(name, group, Kind::Unsupported { switch: true, off: &["false"], feature }, "")
+}
+
+const fn tls(name: &'static str) -> Flag {
+    unsupported(name, Group::Security, &[], TLS)
+}
+
+const fn tls_switch(name: &'static str) -> Flag {
+    unsupported_switch(name, Group::Security, TLS)
+}
+
+const fn ignored(name: &'static str) -> Flag {
+    Flag::new(name, Group::Hidden, Kind::Ignored, "").not_in_file()
+}
+
+const fn old_gate(name: &'static str, feature: Feature) -> Flag {
+    Flag::new(name, Group::Hidden, Kind::Gate(feature), "")
+}
+
+pub const TLS: &str = "TLS is not implemented";
+pub const DISCOVERY: &str = "discovery is not implemented; list the members in --initial-cluster";
+const AUTH: &str = "choice of auth token is not implemented";
+const TRACING: &str = "distributed tracing is not implemented";
+const V2: &str = "the v2 API is not implemented";
+const PROXY: &str = "the v2 proxy is not implemented";
+
+/// Rows stand in the order of the usage text.
+pub static FLAGS: &[Flag] = &[
+    Flag::new(
+        "name",
+        Group::Member,
+        Kind::Text(|c| &mut c.name),
+        "Name of this member; members of a cluster need different ones.",
+    ),
+    Flag::new(
+        "data-dir",
+        Group::Member,
+        Kind::Derived(|c| &mut c.data_dir, "${name}.etcd"),
+        "Directory that holds all data of this member.",
+    ),
+    Flag::new(
+        "wal-dir",
+        Group::Member,
+        Kind::Text(|c| &mut c.wal_dir),
+        "Directory for the log alone, for a disk of its own.",
+    ),
+    Flag::new(
+        "snapshot-count",
+        Group::Member,
+        Kind::Count(|c| &mut c.snapshot_count),
+        "Applied entries after which a snapshot is taken and the log may be cut.",
+    ),
+    Flag::new(
+        "heartbeat-interval",
+        Group::Member,
+        Kind::Count(|c| &mut c.heartbeat_interval_ms),
+        "Milliseconds between two heartbeats of a leader.",
+    ),
+    Flag::new(
+        "election-timeout",
+        Group::Member,
+        Kind::Count(|c| &mut c.election_timeout_ms),
+        "Milliseconds without a leader after which a follower starts an election.",
+    ),
+    Flag::new(
+        "initial-election-tick-advance",
+        Group::Member,
+        Kind::Switch(|c| &mut c.initial_election_tick_advance),
+        "Start close to the first election, to have a leader sooner.",
+    ),
+    Flag::new(
+        "listen-peer-urls",
+        Group::Member,
+        Kind::Urls(|c| &mut c.listen_peer_urls),
+        "URLs to serve other members on.",
+    ),
+    Flag::new(
+        "listen-client-urls",
+        Group::Member,
+        Kind::Urls(|c| &mut c.listen_client_urls),
+        "URLs to serve clients on: gRPC, and HTTP unless that has URLs of its own.",
+    ),
+    Flag::new(
+        "listen-client-http-urls",
+        Group::Member,
+        Kind::Urls(|c| &mut c.listen_client_http_urls),
+        "URLs to serve HTTP clients on; the client URLs then serve gRPC only.",
+    ),
+    Flag::new(
+        "max-wals",
+        Group::Member,
+        Kind::Count(|c| &mut c.max_wals),
+        "Log files to keep (0 keeps all).",
+    ),
+    Flag::new(
+        "quota-backend-bytes",
+        Group::Member,
+        Kind::Signed(|c| &mut c.quota_backend_bytes),
+        "Backend size in bytes at which writes are refused (0 or less: no quota).",
+    ),
+    Flag::new(
+        "backend-batch-interval",
+        Group::Member,
+        Kind::Time(|c| &mut c.backend_batch_interval),
+        "Longest time before a backend batch is committed (0: the backend's default).",
+    ),
+    Flag::new(
+        "backend-batch-limit",
+        Group::Member,
+        Kind::Count(|c| &mut c.backend_batch_limit),
+        "Most operations in a backend batch (0: the backend's default).",
+    ),
+    Flag::new(
+        "max-txn-ops",
+        Group::Member,
+        Kind::Count(|c| &mut c.max_txn_ops),
+        "Most operations in one transaction.",
+    ),
+    Flag::new(
+        "max-request-bytes",
+        Group::Member,
+        Kind::Count(|c| &mut c.max_request_bytes),
+        "Largest request in bytes.",
+    ),
+    Flag::new(
+        "max-concurrent-streams",
+        Group::Member,
+        Kind::Count32(|c| &mut c.max_concurrent_streams),
+        "Most requests and streams at once on one client connection.",
+    ),
+    Flag::new(
+        "grpc-keepalive-min-time",
+        Group::Member,
+        Kind::Time(|c| &mut c.grpc_keepalive_min_time),
+        "Least time between two pings of a client; one that pings more often is disconnected.",
+    ),
+    Flag::new(
+        "grpc-keepalive-interval",
+        Group::Member,
+        Kind::Time(|c| &mut c.grpc_keepalive_interval),
+        "Time between two pings to a silent client (0 to disable).",
+    ),
+    Flag::new(
+        "grpc-keepalive-timeout",
+        Group::Member,
+        Kind::Time(|c| &mut c.grpc_keepalive_timeout),
+        "Time a client has to answer a ping before its connection is closed (0 to disable).",
+    ),
+    Flag::new(
+        "socket-reuse-port",
+        Group::Member,
+        Kind::Switch(|c| &mut c.socket_reuse_port),
+        "Set SO_REUSEPORT on listeners.",
+    )
+    .in_file("socket-options", "reuse-port"),
+    Flag::new(
+        "socket-reuse-address",
+        Group::Member,
+        Kind::Switch(|c| &mut c.socket_reuse_address),
+        "Set SO_REUSEADDR on listeners.",
+    )
+    .in_file("socket-options", "reuse-address"),
+    Flag::new(
+        "raft-read-timeout",
+        Group::Member,
+        Kind::Time(|c| &mut c.raft_read_timeout),
+        "Read timeout of each connection between members (at least 5s).",
+    )
+    .not_in_file(),
+    Flag::new(
+        "raft-write-timeout",
+        Group::Member,
+        Kind::Time(|c| &mut c.raft_write_timeout),
+        "Write timeout of each connection between members (at least 5s).",
+    )
+    .not_in_file(),
+    Flag::new(
+        "feature-gates",
+        Group::Member,
+        Kind::Gates(|c| &mut c.feature_gates),
+        "Feature gates to switch, as A=true,B=false; the list is at the end.",
+    ),
+    unsupported_switch("enable-grpc-gateway", Group::Member, "the JSON gateway is not implemented"),
+    unsupported_switch("memory-mlock", Group::Member, "locking memory is not implemented")
+        .experimental_before(),
+    Flag::new("backend-bbolt-freelist-type", Group::Hidden, Kind::NoEffect, "").experimental_before(),
+    Flag::new("max-snapshots", Group::Hidden, Kind::NoEffect, ""),
+    Flag::new(
+        "initial-advertise-peer-urls",
+        Group::Clustering,
+        Kind::Urls(|c| &mut c.initial_advertise_peer_urls),
+        "URLs at which other members reach this one.",
+    ),
+    Flag::new(
+        "initial-cluster",
+        Group::Clustering,
+        Kind::Derived(|c| &mut c.initial_cluster, "default=http://localhost:2380"),
+        "Members to start with, as name=peer-url,name=peer-url; by default this member alone.",
+    ),
+    Flag::new(
+        "initial-cluster-state",
+        Group::Clustering,
+        Kind::State(|c| &mut c.initial_cluster_state),
+        "'new' to found the cluster, 'existing' to join one.",
+    ),
+    Flag::new(
+        "initial-cluster-token",
+        Group::Clustering,
+        Kind::Text(|c| &mut c.initial_cluster_token),
+        "Keeps clusters with equal URLs apart: it becomes part of the cluster id.",
+    ),
+    Flag::new(
+        "advertise-client-urls",
+        Group::Clustering,
+        Kind::Urls(|c| &mut c.advertise_client_urls),
+        "URLs at which clients reach this member; required with --listen-client-urls.",
+    ),
+    Flag::new(
+        "strict-reconfig-check",
+        Group::Clustering,
+        Kind::Switch(|c| &mut c.strict_reconfig_check),
+        "Refuse membership changes that would lose the quorum.",
+    ),
+    Flag::new(
+        "pre-vote",
+        Group::Clustering,
+        Kind::Switch(|c| &mut c.pre_vote),
+        "Ask whether an election could be won before starting it.",
+    ),
+    Flag::new(
+        "auto-compaction-retention",
+        Group::Clustering,
+        Kind::Text(|c| &mut c.auto_compaction_retention),
+        "History that automatic compaction keeps (0 to disable).",
+    ),
+    Flag::new(
+        "auto-compaction-mode",
+        Group::Clustering,
+        Kind::Text(|c| &mut c.auto_compaction_mode),
+        "Unit of the retention: 'periodic' for a time (5m; a bare number counts hours), 'revision' for a number of revisions.",
+    ),
+    unsupported("discovery", Group::Clustering, &[], DISCOVERY),
+    unsupported("discovery-proxy", Group::Clustering, &[], DISCOVERY),
+    unsupported("discovery-fallback", Group::Clustering, &["exit", "proxy"], DISCOVERY),
+    unsupported("discovery-srv", Group::Clustering, &[], DISCOVERY),
+    unsupported("discovery-srv-name", Group::Clustering, &[], DISCOVERY),
+    unsupported("discovery-token", Group::Clustering, &[], DISCOVERY),
+    unsupported("discovery-endpoints", Group::Clustering, &[], DISCOVERY),
+    unsupported("discovery-dial-timeout", Group::Clustering, &["2s"], DISCOVERY),
+    unsupported("discovery-request-timeout", Group::Clustering, &["5s"], DISCOVERY),
+    unsupported("discovery-keepalive-time", Group::Clustering, &["2s"], DISCOVERY),
+    unsupported("discovery-keepalive-timeout", Group::Clustering, &["6s"], DISCOVERY),
+    Flag::new(
+        "discovery-insecure-transport",
+        Group::Clustering,
+        Kind::Unsupported { switch: true, off: &["true"], feature: DISCOVERY },
+        "",
+    ),
+    unsupported_switch("discovery-insecure-skip-tls-verify", Group::Clustering, DISCOVERY),
+    unsupported("discovery-cert", Group::Clustering, &[], DISCOVERY),
+    unsupported("discovery-key", Group::Clustering, &[], DISCOVERY),
+    unsupported("discovery-cacert", Group::Clustering, &[], DISCOVERY),
+    unsupported("discovery-user", Group::Clustering, &[], DISCOVERY),
+    unsupported("discovery-password", Group::Clustering, &[], DISCOVERY),
+    unsupported_switch("enable-v2", Group::Clustering, V2),
+    unsupported("experimental-enable-v2v3", Group::Clustering, &[], V2),
+    unsupported("v2-deprecation", Group::Clustering, &["not-yet", "write-only", "gone"], V2),
+    tls("cert-file"),
+    tls("key-file"),
+    tls("client-cert-file"),
+    tls("client-key-file"),
+    tls_switch("client-cert-auth"),
+    tls("client-crl-file"),
+    tls("client-cert-allowed-hostname"),
+    tls("trusted-ca-file"),
+    tls_switch("auto-tls"),
+    tls("peer-cert-file"),
+    tls("peer-key-file"),
+    tls("peer-client-cert-file"),
+    tls("peer-client-key-file"),
+    tls_switch("peer-client-cert-auth"),
+    tls("peer-trusted-ca-file"),
+    tls("peer-crl-file"),
+    tls("peer-cert-allowed-cn"),
+    tls("peer-cert-allowed-hostname"),
+    tls_switch("peer-auto-tls"),
+    tls_switch("peer-skip-client-san-verification").experimental_before(),
+    unsupported("self-signed-cert-validity", Group::Security, &["0", "1"], TLS),
+    tls("cipher-suites"),
+    unsupported("tls-min-version", Group::Security, &["TLS1.2"], TLS),
+    tls("tls-max-version"),
+    tls("ca-file"),
+    tls("peer-ca-file"),
+    Flag::new(
+        "cors",
+        Group::Security,
+        Kind::Origins(|c| &mut c.cors),
+        "Origins whose pages may call the HTTP API, comma-separated (* allows all).",
+    ),
+    Flag::new(
+        "host-whitelist",
+        Group::Security,
+        Kind::Names(|c| &mut c.host_whitelist),
+        "Host names accepted in plaintext HTTP requests, comma-separated (empty or * accepts all).",
+    ),
+    unsupported("auth-token", Group::Auth, &["simple"], AUTH),
+    unsupported("bcrypt-cost", Group::Auth, &["10"], AUTH),
+    unsupported("auth-token-ttl", Group::Auth, &["300"], AUTH),
+    unsupported_switch("enable-pprof", Group::Monitoring, "profiling over HTTP is not implemented"),
+    Flag::new(
+        "metrics",
+        Group::Monitoring,
+        Kind::Text(|c| &mut c.metrics),
+        "Detail of the metrics: 'basic', or 'extensive' for a latency histogram of each RPC.",
+    ),
+    Flag::new(
+        "listen-metrics-urls",
+        Group::Monitoring,
+        Kind::Urls(|c| &mut c.listen_metrics_urls),
+        "Further URLs that serve metrics and health only.",
+    ),
+    Flag::new(
+        "logger",
+        Group::Logging,
+        Kind::Text(|c| &mut c.logger),
+        "Shape of the log lines; only 'zap' exists.",
+    ),
+    Flag::new(
+        "log-outputs",
+        Group::Logging,
+        Kind::Names(|c| &mut c.log_outputs),
+        "Where log lines go: 'default' (stderr), 'stderr', 'stdout' or file paths, comma-separated.",
+    ),
+    Flag::new(
+        "log-level",
+        Group::Logging,
+        Kind::Text(|c| &mut c.log_level),
+        "Least level logged: debug, info, warn, error, panic or fatal.",
+    ),
+    Flag::new("log-format", Group::Logging, Kind::Text(|c| &mut c.log_format), "'json' or 'console'."),
+    Flag::new(
+        "enable-log-rotation",
+        Group::Logging,
+        Kind::Switch(|c| &mut c.enable_log_rotation),
+        "Not implemented: refused when on. Rotate with the system's tools.",
+    ),
+    Flag::new(
+        "log-rotation-config-json",
+        Group::Logging,
+        Kind::Text(|c| &mut c.log_rotation_config_json),
+        "Read only with --enable-log-rotation.",
+    ),
+    Flag::new(
+        "warning-unary-request-duration",
+        Group::Logging,
+        Kind::Time(|c| &mut c.warning_unary_request_duration),
+        "A request that takes longer is logged as a warning.",
+    )
+    .experimental_before(),
+    unsupported_switch("enable-distributed-tracing", Group::Tracing, TRACING).experimental_before(),
+    unsupported("distributed-tracing-address", Group::Tracing, &["localhost:4317"], TRACING)
+        .experimental_before(),
+    unsupported("distributed-tracing-service-name", Group::Tracing, &["etcd"], TRACING).experimental_before(),
+    unsupported("distributed-tracing-instance-id", Group::Tracing, &[], TRACING).experimental_before(),
+    unsupported("distributed-tracing-sampling-rate", Group::Tracing, &["0"], TRACING).experimental_before(),
+    Flag::new(
+        "corrupt-check-time",
+        Group::Other,
+        Kind::Time(|c| &mut c.corrupt_check_time),
+        "Time between two comparisons of all members' data (0 to disable).",
+    )
+    .experimental_before(),
+    Flag::new(
+        "compact-hash-check-time",
+        Group::Other,
+        Kind::Time(|c| &mut c.compact_hash_check_time),
+        "Time between two comparisons of compaction hashes; needs gate CompactHashCheck.",
+    )
+    .experimental_before(),
+    Flag::new(
+        "compaction-batch-limit",
+        Group::Other,
+        Kind::Count(|c| &mut c.compaction_batch_limit),
+        "Most revisions deleted in one step of a compaction (0: 1000).",
+    )
+    .experimental_before(),
+    Flag::new(
+        "compaction-sleep-interval",
+        Group::Other,
+        Kind::Time(|c| &mut c.compaction_sleep_interval),
+        "Pause between two steps of a compaction (0: 10ms).",
+    )
+    .experimental_before(),
+    Flag::new(
+        "watch-progress-notify-interval",
+        Group::Other,
+        Kind::Time(|c| &mut c.watch_progress_notify_interval),
+        "Time between two progress notifications to an idle watcher (0: 10m).",
+    )
+    .experimental_before(),
+    Flag::new(
+        "warning-apply-duration",
+        Group::Other,
+        Kind::Time(|c| &mut c.warning_apply_duration),
+        "An entry that takes longer to apply is logged as a warning.",
+    )
+    .experimental_before(),
+    Flag::new(
+        "max-learners",
+        Group::Other,
+        Kind::Count(|c| &mut c.max_learners),
+        "Most learners in the cluster.",
+    )
+    .experimental_before(),
+    Flag::new(
+        "snapshot-catchup-entries",
+        Group::Other,
+        Kind::Count(|c| &mut c.snapshot_catchup_entries),
+        "Entries kept behind a snapshot for slow followers.",
+    )
+    .experimental_before(),
+    unsupported("downgrade-check-time", Group::Other, &["5s"], "the downgrade monitor is not implemented")
+        .experimental_before(),
+    Flag::new("bootstrap-defrag-threshold-megabytes", Group::Hidden, Kind::NoEffect, "")
+        .experimental_before(),
+    old_gate("experimental-initial-corrupt-check", Feature::InitialCorruptCheck),
+    old_gate("experimental-compact-hash-check-enabled", Feature::CompactHashCheck),
+    old_gate("experimental-txn-mode-write-with-shared-buffer", Feature::TxnModeWriteWithSharedBuffer),
+    old_gate("experimental-enable-lease-checkpoint", Feature::LeaseCheckpoint),
+    old_gate("experimental-enable-lease-checkpoint-persist", Feature::LeaseCheckpointPersist),
+    old_gate("experimental-stop-grpc-service-on-defrag", Feature::StopGrpcServiceOnDefrag),
+    Flag::new(
+        "max-watchers",
+        Group::Keelson,
+        Kind::Count(|c| &mut c.max_watchers),
+        "Most watchers on this member.",
+    ),
+    Flag::new(
+        "max-watch-streams",
+        Group::Keelson,
+        Kind::Count(|c| &mut c.max_watch_streams),
+        "Most open watch streams on this member.",
+    ),
+    Flag::new(
+        "max-inflight-proposals",
+        Group::Keelson,
+        Kind::Count(|c| &mut c.max_inflight_proposals),
+        "Most writes waiting for their commit; more are answered 'too many requests'.",
+    ),
+    Flag::new(
+        "max-apply-lag-entries",
+        Group::Keelson,
+        Kind::Count(|c| &mut c.max_apply_lag_entries),
+        "Committed entries not yet applied beyond which writes are answered 'too many requests'.",
+    ),
+    Flag::new(
+        "value-cache-bytes",
+        Group::Keelson,
+        Kind::Count(|c| &mut c.value_cache_bytes),
+        "Memory in bytes for cached values (0: 256 MiB); others are read from disk.",
+    ),
+    unsupported_switch("force-new-cluster", Group::Unsafe, "forcing a one-member cluster is not implemented"),
+    Flag::new(
+        "unsafe-no-fsync",
+        Group::Unsafe,
+        Kind::Switch(|c| &mut c.unsafe_no_fsync),
+        "Never wait for the disk. Data will be lost in a crash.",
+    ),
+    Flag::new("config-file", Group::Hidden, Kind::ConfigFile, "").not_in_file(),
+    Flag::new("version", Group::Hidden, Kind::Version, "").not_in_file(),
+    unsupported("proxy", Group::Hidden, &["off"], PROXY),
+    unsupported("proxy-failure-wait", Group::Hidden, &["5000"], PROXY),
+    unsupported("proxy-refresh-interval", Group::Hidden, &["30000"], PROXY),
+    unsupported("proxy-dial-timeout", Group::Hidden, &["1000"], PROXY),
+    unsupported("proxy-write-timeout", Group::Hidden, &["5000"], PROXY),
+    unsupported("proxy-read-timeout", Group::Hidden, &["0"], PROXY),
+    unsupported_switch("debug", Group::Hidden, "it was replaced by --log-level=debug"),
+    unsupported("log-output", Group::Hidden, &["default"], "it was replaced by --log-outputs"),
+    unsupported("log-package-levels", Group::Hidden, &[], "it was replaced by --log-level"),
+    ignored("cluster-active-size"),
+    ignored("cluster-remove-delay"),
+    ignored("cluster-sync-interval"),
+    ignored("config"),
+    ignored("force"),
+    ignored("max-result-buffer"),
+    ignored("max-retry-attempts"),
+    ignored("peer-heartbeat-interval"),
+    ignored("peer-election-timeout"),
+    ignored("retry-interval"),
+    ignored("snapshot"),
+    ignored("v"),
+    ignored("vv"),
+];

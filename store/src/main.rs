@@ -1,0 +1,106 @@
+//! `etcd`: parse, start, wait, stop.
+
+use std::process::ExitCode;
+
+use store::{
+    config::{Command, Config},
+    log,
+    server::Server,
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let (config, warnings) = match Command::from_process() {
+        Ok(Command::Run { config, warnings }) => (config, warnings),
+        Ok(Command::Print(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(refusal) => {
+            eprintln!("{refusal}");
+            return ExitCode::from(refusal.exit_code() as u8);
+        }
+    };
+    let _log = match log::init(&config) {
+        Ok(guard) => guard,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    for warning in warnings {
+        tracing::warn!(subject = warning.subject, "{}", warning.message);
+    }
+    match run(*config) {
+        Ok(signal) => die_by(signal),
+        Err(reason) => {
+            tracing::error!(error = reason, "the server ended");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Serves until a signal comes; returns its number.
+fn run(config: Config) -> Result<i32, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|it| it.to_string())?;
+    let urls = |urls: &[store::config::Url]| urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let (client_urls, peer_urls) = (urls(&config.listen_client_urls), urls(&config.listen_peer_urls));
+    let data_dir = config.data_dir_path();
+    tracing::info!(
+        name = config.name,
+        data_dir = %data_dir.display(),
+        listen_client_urls = client_urls,
+        listen_peer_urls = peer_urls,
+        version = store::config::VERSION,
+        "starting an etcd server"
+    );
+    let server = Server::start(config).map_err(|error| error.to_string())?;
+    let outcome = runtime.block_on(async {
+        let signal = wait_for_signal();
+        tokio::pin!(signal);
+        tokio::select! {
+            () = server.ready() => {
+                tracing::info!("ready to serve client requests");
+                for address in server.client_addresses() {
+                    tracing::info!(%address, "serving client traffic insecurely; this is strongly discouraged!");
+                }
+            }
+            signal = &mut signal => return signal,
+        }
+        tokio::select! {
+            signal = signal => signal,
+            reason = server.failed() => Err(reason),
+        }
+    });
+    if let Ok(signal) = &outcome {
+        tracing::info!(signal, "received signal; shutting down");
+    }
+    tracing::info!(data_dir = %data_dir.display(), "closing etcd server");
+    server.stop();
+    tracing::info!(data_dir = %data_dir.display(), "closed etcd server");
+    outcome
+}
+
+async fn wait_for_signal() -> Result<i32, String> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let listen = |kind| signal(kind).map_err(|error| error.to_string());
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    Ok(tokio::select! {
+        _ = interrupt.recv() => libc::SIGINT,
+        _ = terminate.recv() => libc::SIGTERM,
+    })
+}
+
+/// As etcd does: the shell sees that the signal ended the process, but for the first process of a container.
+fn die_by(signal: i32) -> ExitCode {
+    if std::process::id() != 1 {
+        // SAFETY: both calls take plain numbers; the process ends here.
+        unsafe {
+            libc::signal(signal, libc::SIG_DFL);
+            libc::raise(signal);
+        }
+    }
+    ExitCode::SUCCESS
+}

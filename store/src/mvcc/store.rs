@@ -1,0 +1,376 @@
+//! The writer: applies changes to the tree of the present and to the batch that becomes history.
+//!
+//! Owned by the apply thread. Changes collect in three places until the node takes them: the tree (published as a new
+//! view), the batch (written to the backend later) and the events (handed to watchers). `Settle` is how the writer asks
+//! for its pending batch to become readable at once, for the rare read of the past inside a write transaction.
+//! Determinism: nothing here depends on what happens to be cached, only on the sequence of calls.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use bytes::{BufMut, Bytes};
+use proto::{
+    etcdserverpb::{RangeRequest, RangeResponse},
+    mvccpb::KeyValue,
+};
+use prost::Message;
+
+use super::{
+    MvccError,
+    encode,
+    event::{Block, Event, EventKind, delete_body},
+    read::{self, Range, Reader, View},
+    tree::{Entry, KeyRange, Record, Tree},
+};
+use crate::backend::{Backend, Batch, Bucket, schema::Revision, schema::index, schema::meta};
+
+/// Makes a batch, and all handed over before it, readable in the backend before it returns; leaves the batch empty.
+pub trait Settle: Send {
+    fn settle(&mut self, batch: &mut Batch) -> Result<(), MvccError>;
+}
+
+/// Writes at once: for tests, and for whatever has one thread only.
+pub struct SettleNow(pub Arc<dyn Backend>);
+
+impl Settle for SettleNow {
+    fn settle(&mut self, batch: &mut Batch) -> Result<(), MvccError> {
+        self.0.write(batch)?;
+        batch.clear();
+        Ok(())
+    }
+}
+
+pub struct Store {
+    tree: Tree,
+    revision: i64,
+    compact_revision: i64,
+    batch: Batch,
+    events: Vec<Event>,
+    reader: Arc<Reader>,
+    settle: Box<dyn Settle>,
+    collect: Collect,
+}
+
+/// Which events are made; fixed for a batch of entries, so that a batch has all or none.
+#[derive(Clone, Copy, Default)]
+struct Collect {
+    events: bool,
+    prev: bool,
+}
+
+/// What a key was before a change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Previous {
+    pub create_revision: i64,
+    pub mod_revision: Revision,
+    pub version: i64,
+    pub lease: i64,
+}
+
+impl Store {
+    pub fn new(tree: Tree, revision: i64, compact_revision: i64, reader: Arc<Reader>, settle: Box<dyn Settle>) -> Store {
+        Store {
+            tree,
+            revision,
+            compact_revision,
+            batch: Batch::default(),
+            events: Vec::new(),
+            reader,
+            settle,
+            collect: Collect::default(),
+        }
+    }
+
+    /// Main revision of the last finished transaction.
+    pub fn revision(&self) -> i64 {
+        self.revision
+    }
+
+    pub fn compact_revision(&self) -> i64 {
+        self.compact_revision
+    }
+
+    pub fn reader(&self) -> &Arc<Reader> {
+        &self.reader
+    }
+
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    pub fn tree_mut(&mut self) -> &mut Tree {
+        &mut self.tree
+    }
+
+    /// The batch that other state written with the same entry joins.
+    pub fn batch(&mut self) -> &mut Batch {
+        &mut self.batch
+    }
+
+    pub fn take_batch(&mut self) -> Batch {
+        std::mem::take(&mut self.batch)
+    }
+
+    /// Makes everything applied so far visible to readers.
+    pub fn publish(&mut self, applied_index: u64) {
+        self.reader.publish(View {
+            root: self.tree.snapshot(),
+            revision: self.revision,
+            compact_revision: self.compact_revision,
+            applied_index,
+        });
+    }
+
+    /// Starts a batch of entries: from here to `take_block` events are made or not, as watchers want at this moment.
+    pub fn begin_batch(&mut self) {
+        self.collect = Collect {
+            events: self.reader.watched.load(Ordering::SeqCst),
+            prev: self.reader.watched_prev.load(Ordering::SeqCst),
+        };
+    }
+
+    /// The events of the batch; `None` if it changed nothing, or if nobody watched when it began.
+    pub fn take_block(&mut self) -> Option<Block> {
+        let events = std::mem::take(&mut self.events);
+        let (first, last) = (events.first()?.revision, events.last()?.revision);
+        Some(Block { first_revision: first, last_revision: last, events })
+    }
+
+    /// Starts a write transaction. Dropped without `end`, it must not have changed anything.
+    pub fn write(&mut self) -> Write<'_> {
+        Write { main: self.revision + 1, sub: 0, store: self }
+    }
+
+    /// Sets the compaction floor. The physical removal is a job of `compact`.
+    pub fn compact(&mut self, revision: i64) -> Result<(), MvccError> {
+        if revision <= self.compact_revision {
+            return Err(MvccError::Compacted);
+        }
+        if revision > self.revision {
+            return Err(MvccError::FutureRevision);
+        }
+        self.compact_revision = revision;
+        self.batch.put(Bucket::Meta, meta::SCHEDULED_COMPACT, &Revision::new(revision, 0).encode(false));
+        Ok(())
+    }
+
+    fn settled(&mut self) -> Result<(), MvccError> {
+        self.settle.settle(&mut self.batch)
+    }
+
+    /// The KeyValue of `key` at present, encoded.
+    fn stored(&mut self, key: &[u8]) -> Result<Option<Bytes>, MvccError> {
+        let Some(entry) = self.tree.get(key) else { return Ok(None) };
+        if entry.is_cached() {
+            return Ok(Some(read::stored_form(&entry)));
+        }
+        let revision = Revision::new(entry.mod_revision(), entry.sub());
+        self.settled()?;
+        read::fetch_stored(&**self.reader.backend(), revision).map(Some)
+    }
+}
+
+/// What a transaction reads: the state inside a write transaction, or a view.
+pub trait State {
+    /// The revision that a range reports.
+    fn revision(&self) -> i64;
+    fn compact_revision(&self) -> i64;
+    /// `key` with its value.
+    fn get_kv(&mut self, key: &[u8]) -> Result<Option<KeyValue>, MvccError>;
+    /// Visits keys in range in order, stopping when `visit` answers false.
+    fn visit(&self, range: &KeyRange, visit: impl FnMut(&[u8], Previous) -> bool);
+    fn range(&mut self, request: &RangeRequest) -> Result<RangeResponse, MvccError>;
+}
+
+impl From<&Entry<'_>> for Previous {
+    fn from(entry: &Entry<'_>) -> Previous {
+        Previous {
+            create_revision: entry.create_revision(),
+            mod_revision: Revision::new(entry.mod_revision(), entry.sub()),
+            version: entry.version(),
+            lease: entry.lease(),
+        }
+    }
+}
+
+fn visit_entries<'a>(entries: impl Iterator<Item = Entry<'a>>, mut visit: impl FnMut(&[u8], Previous) -> bool) {
+    let mut key = Vec::new();
+    for entry in entries {
+        let (prefix, suffix) = entry.key_parts();
+        key.clear();
+        key.extend_from_slice(prefix);
+        key.extend_from_slice(suffix);
+        if !visit(&key, Previous::from(&entry)) {
+            break;
+        }
+    }
+}
+
+fn range_response(range: Range) -> Result<RangeResponse, MvccError> {
+    let Range { kvs, more, count } = range;
+    let mut response = RangeResponse::decode(Bytes::from(kvs)).map_err(malformed)?;
+    response.more = more;
+    response.count = count;
+    Ok(response)
+}
+
+/// A view as a transaction that only reads sees it.
+pub struct ReadTxn<'a> {
+    pub reader: &'a Reader,
+    pub view: &'a View,
+}
+
+impl State for ReadTxn<'_> {
+    fn revision(&self) -> i64 {
+        self.view.revision
+    }
+
+    fn compact_revision(&self) -> i64 {
+        self.view.compact_revision
+    }
+
+    fn get_kv(&mut self, key: &[u8]) -> Result<Option<KeyValue>, MvccError> {
+        let request = RangeRequest { key: Bytes::copy_from_slice(key), ..Default::default() };
+        Ok(self.range(&request)?.kvs.pop())
+    }
+
+    fn visit(&self, range: &KeyRange, visit: impl FnMut(&[u8], Previous) -> bool) {
+        visit_entries(self.view.root.range(*range), visit);
+    }
+
+    fn range(&mut self, request: &RangeRequest) -> Result<RangeResponse, MvccError> {
+        range_response(self.reader.range(request, self.view)?)
+    }
+}
+
+/// A write transaction: one main revision, used only if something changes.
+pub struct Write<'a> {
+    store: &'a mut Store,
+    main: i64,
+    sub: i64,
+}
+
+impl State for Write<'_> {
+    /// One more than before the transaction as soon as something has changed.
+    fn revision(&self) -> i64 {
+        if self.sub > 0 { self.main } else { self.main - 1 }
+    }
+
+    fn compact_revision(&self) -> i64 {
+        self.store.compact_revision
+    }
+
+    fn get_kv(&mut self, key: &[u8]) -> Result<Option<KeyValue>, MvccError> {
+        self.store.stored(key)?.map(|stored| KeyValue::decode(stored).map_err(malformed)).transpose()
+    }
+
+    fn visit(&self, range: &KeyRange, visit: impl FnMut(&[u8], Previous) -> bool) {
+        visit_entries(self.store.tree.snapshot().range(*range), visit);
+    }
+
+    /// A range at the state the transaction has reached, or of the past.
+    fn range(&mut self, request: &RangeRequest) -> Result<RangeResponse, MvccError> {
+        let current = self.revision();
+        if request.revision > current {
+            return Err(MvccError::FutureRevision);
+        }
+        let revision = if request.revision <= 0 { current } else { request.revision };
+        if revision < self.store.compact_revision {
+            return Err(MvccError::Compacted);
+        }
+        range_response(if revision == current {
+            // Values that are not in memory are in the backend: they were evicted only after they were written.
+            let root = self.store.tree.snapshot();
+            read::range_in_root(&root, &**self.store.reader.backend(), request)?
+        } else {
+            self.store.settled()?;
+            read::range_in_history(&**self.store.reader.backend(), revision, request)?
+        })
+    }
+}
+
+impl Write<'_> {
+    /// What is known of `key` now.
+    pub fn get(&self, key: &[u8]) -> Option<Previous> {
+        self.store.tree.get(key).map(|entry| Previous::from(&entry))
+    }
+
+    /// Puts a key; `lease` 0 means none. Returns what it was before.
+    pub fn put(&mut self, key: &Bytes, value: &[u8], lease: i64) -> Result<Option<Previous>, MvccError> {
+        let previous = self.get(key);
+        let revision = Revision::new(self.main, self.sub);
+        let (create_revision, version) = previous.map_or((self.main, 1), |it| (it.create_revision, it.version + 1));
+        let prev = self.previous_for_event(key, previous.is_some())?;
+        let kv = encode::KeyValue { key, create_revision, mod_revision: self.main, version, value, lease };
+        let len = kv.len();
+        let store = &mut *self.store;
+        store.batch.put_with(Bucket::Key, &revision.encode(false), len, |buffer| kv.write(buffer));
+        store.batch.put(Bucket::Index, &index::key(key, self.main), &index::value(self.sub, false));
+        store.tree.insert(
+            key,
+            &Record { create_revision, mod_revision: self.main, sub: self.sub, version, lease, value },
+        );
+        if store.collect.events {
+            let mut body = Vec::with_capacity(len + 6);
+            body.put_u8(0x12);
+            encode::varint(len as u64, &mut body);
+            kv.write(&mut body);
+            store.events.push(Event {
+                key: key.clone(),
+                revision: self.main,
+                sub: self.sub,
+                kind: EventKind::Put,
+                is_create: version == 1,
+                body: body.into(),
+                prev,
+            });
+        }
+        self.sub += 1;
+        Ok(previous)
+    }
+
+    /// Deletes a key, which must exist.
+    pub fn delete(&mut self, key: &Bytes) -> Result<(), MvccError> {
+        let revision = Revision::new(self.main, self.sub);
+        let prev = self.previous_for_event(key, true)?;
+        let tombstone =
+            encode::KeyValue { key, create_revision: 0, mod_revision: 0, version: 0, value: b"", lease: 0 };
+        let store = &mut *self.store;
+        store.batch.put_with(Bucket::Key, &revision.encode(true), tombstone.len(), |buffer| tombstone.write(buffer));
+        store.batch.put(Bucket::Index, &index::key(key, self.main), &index::value(self.sub, true));
+        store.tree.remove(key);
+        if store.collect.events {
+            store.events.push(Event {
+                key: key.clone(),
+                revision: self.main,
+                sub: self.sub,
+                kind: EventKind::Delete,
+                is_create: false,
+                body: delete_body(key, self.main),
+                prev,
+            });
+        }
+        self.sub += 1;
+        Ok(())
+    }
+
+    fn previous_for_event(&mut self, key: &[u8], exists: bool) -> Result<Option<Bytes>, MvccError> {
+        if exists && self.store.collect.events && self.store.collect.prev { self.store.stored(key) } else { Ok(None) }
+    }
+
+    /// Whether anything has changed so far.
+    pub fn changed(&self) -> bool {
+        self.sub > 0
+    }
+
+    /// Finishes the transaction and returns the store's revision after it.
+    pub fn end(self) -> i64 {
+        if self.sub > 0 {
+            self.store.revision = self.main;
+        }
+        self.store.revision
+    }
+}
+
+fn malformed(error: prost::DecodeError) -> MvccError {
+    MvccError::Backend(crate::backend::BackendError(format!("malformed key-value: {error}")))
+}

@@ -1,0 +1,477 @@
+//! The node: one member at work.
+//!
+//! `Node` is the handle that requests come in by; behind it run the member's threads: `raft_loop` (consensus),
+//! `wal_loop` (the log), `apply_loop` (the state), `backend_loop` (the history). They share nothing but mailboxes, the
+//! published view and figures, and each owns its state. `handler` is what peers reach; `transport` sends to them;
+//! `snapshot` is the state as a stream; `leader` does what only the leader has to do.
+//!
+//! What may leave before the log is synced: a leader's appends and heartbeats. What may not: votes, acknowledgements,
+//! and answers to clients, which wait for the commit and for the apply.
+//! Called by `api`; built by `server`.
+
+pub mod apply_loop;
+pub mod backend_loop;
+pub mod fatal;
+pub mod handler;
+pub mod leader;
+pub mod mailbox;
+pub mod metrics;
+pub mod raft_loop;
+pub mod snapshot;
+pub mod status;
+pub mod transport;
+pub mod wait;
+pub mod wal_loop;
+
+use std::{
+    ops::ControlFlow,
+    sync::{Arc, OnceLock, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use proto::{
+    etcdserverpb::{self as pb, InternalRaftRequest, RequestHeader},
+    leasepb, raftpb,
+};
+use prost::Message;
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    apply::{ApplyError, Response},
+    backend::{BackendError, Bucket, Read},
+    config::Config,
+    ids::RequestIds,
+    lease::{Renewal, TimeToLive},
+    mvcc::{MvccError, Reader, View, hash},
+    peer::{self, Transport, client::Client},
+    raft::driver::Event,
+};
+use apply_loop::{Inbox, LeaseQuery, Published};
+use fatal::Fatal;
+use mailbox::Sender;
+use metrics::Metrics;
+use status::Status;
+use wait::Waits;
+
+/// Why a request was not carried out, or may not have been.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestError {
+    Apply(ApplyError),
+    TooLarge,
+    TooManyRequests,
+    /// No answer in time: the request may still be carried out.
+    Timeout,
+    /// As `Timeout`, and leadership was lost shortly before.
+    TimeoutLeaderFail,
+    /// As `Timeout`, and this member is cut off from the leader.
+    TimeoutConnectionLost,
+    NoLeader,
+    NotLeader,
+    LeaderChanged,
+    BadTransferee,
+    TransferTimeout,
+    Stopped,
+}
+
+impl From<ApplyError> for RequestError {
+    fn from(error: ApplyError) -> RequestError {
+        RequestError::Apply(error)
+    }
+}
+
+impl From<MvccError> for RequestError {
+    fn from(error: MvccError) -> RequestError {
+        RequestError::Apply(ApplyError::Mvcc(error))
+    }
+}
+
+pub struct Node {
+    pub config: Arc<Config>,
+    pub id: u64,
+    pub cluster_id: u64,
+    pub reader: Arc<Reader>,
+    pub status: Arc<Status>,
+    pub published: Arc<Published>,
+    pub metrics: Arc<Metrics>,
+    pub fatal: Arc<Fatal>,
+    pub(crate) waits: Arc<Waits>,
+    pub(crate) ids: Arc<RequestIds>,
+    pub(crate) raft: Sender<raft_loop::Input>,
+    pub(crate) apply: Sender<apply_loop::Input>,
+    pub(crate) shared: Arc<backend_loop::Shared>,
+    pub(crate) transport: OnceLock<Transport>,
+    pub(crate) client: Client,
+    /// Runs peers' connections and background work of the member.
+    pub(crate) runtime: tokio::runtime::Handle,
+    pub(crate) started: Instant,
+}
+
+impl Node {
+    pub fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// A header for an answer at `revision`.
+    pub fn header(&self, revision: i64) -> pb::ResponseHeader {
+        pb::ResponseHeader {
+            cluster_id: self.cluster_id,
+            member_id: self.id,
+            revision,
+            raft_term: self.status.term(),
+        }
+    }
+
+    /// Puts a request through the log; returns once it was applied here.
+    pub async fn propose(&self, mut request: InternalRaftRequest) -> Result<Response, RequestError> {
+        let status = &self.status;
+        let lag = status.committed.load(Ordering::Acquire).saturating_sub(status.applied.load(Ordering::Acquire));
+        if lag > self.config.max_apply_lag_entries
+            || self.waits.len() as u64 >= self.config.max_inflight_proposals
+            || status.backlog_bytes.load(Ordering::Relaxed) > MAX_BACKLOG_BYTES
+        {
+            return Err(RequestError::TooManyRequests);
+        }
+        let id = self.ids.next();
+        request.header = Some(RequestHeader { id, ..Default::default() });
+        let data = request.encode_to_vec();
+        drop(request);
+        if data.len() as u64 > self.config.max_request_bytes {
+            return Err(RequestError::TooLarge);
+        }
+        let entry = raftpb::Entry { data: Some(data.into()), ..Default::default() };
+        self.wait_for(id, entry).await
+    }
+
+    async fn wait_for(&self, id: u64, entry: raftpb::Entry) -> Result<Response, RequestError> {
+        /// Nobody waits any more once the caller is gone.
+        struct Waiting<'a>(&'a Waits, u64);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.forget(self.1);
+            }
+        }
+        let began = Instant::now();
+        let answer = self.waits.register(id);
+        let _waiting = Waiting(&self.waits, id);
+        if self.fatal.is_set() || self.raft.send(raft_loop::Input::Propose(entry)).is_err() {
+            return Err(RequestError::Stopped);
+        }
+        match tokio::time::timeout(self.config.request_timeout(), answer).await {
+            Ok(Ok(answer)) => answer.map_err(RequestError::Apply),
+            Ok(Err(_)) => Err(RequestError::Stopped),
+            Err(_) => {
+                self.status.proposals_failed.fetch_add(1, Ordering::Relaxed);
+                Err(self.timeout(began))
+            }
+        }
+    }
+
+    /// The kind of a timeout of something that began at `began`.
+    fn timeout(&self, began: Instant) -> RequestError {
+        if self.fatal.is_set() {
+            return RequestError::Stopped;
+        }
+        let lost_at = Duration::from_millis(self.status.lost_leader_at_ms.load(Ordering::Acquire));
+        let grace = Duration::from_millis(2 * self.config.election_timeout_ms);
+        let began = began.duration_since(self.started);
+        if lost_at > Duration::ZERO && began + grace > lost_at && began < lost_at + grace {
+            return RequestError::TimeoutLeaderFail;
+        }
+        let leader = self.status.leader();
+        if leader != self.id && !self.is_connected_to(leader) {
+            return RequestError::TimeoutConnectionLost;
+        }
+        RequestError::Timeout
+    }
+
+    pub fn is_connected_to(&self, member: u64) -> bool {
+        member == self.id || self.transport.get().is_some_and(|it| it.active_since(member).is_some())
+    }
+
+    /// Returns once the published view is new enough for a linearizable read that began before the call.
+    pub async fn read_index(&self) -> Result<(), RequestError> {
+        // Nobody else can have committed anything, and what was acknowledged here was published before.
+        if self.status.sole_leader.load(Ordering::SeqCst) && !self.fatal.is_set() {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let (reader, answer) = oneshot::channel();
+        self.raft.send(raft_loop::Input::ReadIndex(reader)).map_err(|_| RequestError::Stopped)?;
+        match tokio::time::timeout(self.config.request_timeout(), answer).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(RequestError::Stopped),
+            Err(_) => {
+                self.status.read_indexes_failed.fetch_add(1, Ordering::Relaxed);
+                Err(self.timeout(began))
+            }
+        }
+    }
+
+    /// Returns once the history on disk can be read at `revision`.
+    pub async fn history(&self, revision: i64) -> Result<(), RequestError> {
+        if self.reader.written_revision() >= revision {
+            return Ok(());
+        }
+        let mut written = self.shared.written.subscribe();
+        tokio::select! {
+            reached = written.wait_for(|written| *written >= revision) => {
+                reached.map(|_| ()).map_err(|_| RequestError::Stopped)
+            }
+            () = self.fatal.happened() => Err(RequestError::Stopped),
+        }
+    }
+
+    /// Returns once everything below `floor` was removed from disk.
+    pub async fn compacted(&self, floor: i64) -> Result<(), RequestError> {
+        let mut compacted = self.shared.compacted.subscribe();
+        tokio::select! {
+            reached = compacted.wait_for(|done| *done >= floor) => {
+                reached.map(|_| ()).map_err(|_| RequestError::Stopped)
+            }
+            () = self.fatal.happened() => Err(RequestError::Stopped),
+        }
+    }
+
+    /// Work on the history that takes a while, off the request threads.
+    pub async fn on_history<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Reader, &View) -> Result<T, MvccError> + Send + 'static,
+    ) -> Result<T, RequestError> {
+        let reader = self.reader.clone();
+        let view = reader.view();
+        self.history(view.revision).await?;
+        let done = self.runtime.spawn_blocking(move || work(&reader, &view)).await;
+        done.map_err(|_| RequestError::Stopped)?.map_err(Into::into)
+    }
+
+    /// (hash, compact revision, current revision) at `revision`, or now if that is 0.
+    pub async fn hash_kv(&self, revision: i64) -> Result<(u32, i64, i64, i64), RequestError> {
+        self.on_history(move |reader, view| {
+            if revision > view.revision {
+                return Err(MvccError::FutureRevision);
+            }
+            let at = if revision <= 0 { view.revision } else { revision };
+            if at < view.compact_revision {
+                return Err(MvccError::Compacted);
+            }
+            let hash = hash::hash_kv(&**reader.backend(), view, at)?;
+            Ok((hash, view.compact_revision, view.revision, at))
+        })
+        .await
+    }
+
+    /// Whole-backend hash: every bucket's name, keys and values, but for what differs between equal members.
+    pub async fn hash(&self) -> Result<(u32, i64), RequestError> {
+        self.on_history(|reader, view| {
+            let frozen = reader.backend().freeze();
+            let mut crc = 0;
+            for bucket in Bucket::ALL {
+                crc = crc32c::crc32c_append(crc, bucket.name().as_bytes());
+                frozen.scan(bucket, &[], None, &mut |key, value| {
+                    use crate::backend::schema::meta;
+                    if bucket != Bucket::Meta || ![meta::CONSISTENT_INDEX, meta::TERM].contains(&key) {
+                        crc = crc32c::crc32c_append(crc, key);
+                        crc = crc32c::crc32c_append(crc, value);
+                    }
+                    ControlFlow::Continue(())
+                })?;
+            }
+            Ok((crc, view.revision))
+        })
+        .await
+    }
+
+    /// Renews a lease; TTL 0 when there is none. Asks the leader if that is another member.
+    pub async fn lease_renew(&self, id: i64) -> Result<i64, RequestError> {
+        let deadline = tokio::time::Instant::now() + self.config.request_timeout();
+        let renew = async {
+            loop {
+                let (answer, renewal) = oneshot::channel();
+                self.query(LeaseQuery::Renew { id, answer })?;
+                match renewal.await.map_err(|_| RequestError::Stopped)? {
+                    Renewal::Renewed { ttl, .. } => {
+                        // A leader that was deposed meanwhile must not promise time.
+                        self.read_index().await?;
+                        return Ok(ttl);
+                    }
+                    Renewal::NotFound => return Ok(0),
+                    Renewal::Expired => return Err(RequestError::Stopped),
+                    Renewal::NotLeader => {
+                        if let Some(ttl) = self.renew_at_leader(id).await {
+                            return Ok(ttl);
+                        }
+                    }
+                }
+                tokio::time::sleep(LEADER_RETRY).await;
+            }
+        };
+        let timeout = || if self.status.leader() == 0 { RequestError::NoLeader } else { RequestError::Timeout };
+        tokio::time::timeout_at(deadline, renew).await.unwrap_or_else(|_| Err(timeout()))
+    }
+
+    async fn renew_at_leader(&self, id: i64) -> Option<i64> {
+        let request = pb::LeaseKeepAliveRequest { id };
+        let answer = self.at_leader("/leases", request.encode_to_vec()).await?;
+        if answer.status() == http::StatusCode::NOT_FOUND {
+            return Some(0);
+        }
+        let ok = answer.status() == http::StatusCode::OK;
+        ok.then(|| pb::LeaseKeepAliveResponse::decode(answer.into_body()).ok()).flatten().map(|it| it.ttl)
+    }
+
+    async fn at_leader(&self, path: &'static str, body: Vec<u8>) -> Option<http::Response<bytes::Bytes>> {
+        let leader = self.status.leader();
+        let membership = self.published.membership.load_full();
+        let body = bytes::Bytes::from(body);
+        if leader == self.id {
+            return None;
+        }
+        for url in &membership.get(leader)?.peer_urls {
+            if let Ok(answer) = self.client.post(url, path, "application/protobuf", body.clone()).await {
+                return Some(answer);
+            }
+        }
+        None
+    }
+
+    fn query(&self, query: LeaseQuery) -> Result<(), RequestError> {
+        self.apply.send(apply_loop::Input::Lease(query)).map_err(|_| RequestError::Stopped)
+    }
+
+    /// What is left of a lease and its keys, if they are asked for; asks the leader if that is another member.
+    pub async fn lease_time_to_live(&self, id: i64, keys: bool) -> Result<pb::LeaseTimeToLiveResponse, RequestError> {
+        let ask = async {
+            loop {
+                let (left, found) = self.local_time_to_live(id, keys).await?;
+                match left {
+                    TimeToLive::Left { remaining, granted } => {
+                        return Ok(pb::LeaseTimeToLiveResponse {
+                            header: None,
+                            id,
+                            ttl: remaining,
+                            granted_ttl: granted,
+                            keys: found,
+                        });
+                    }
+                    TimeToLive::NotFound => {
+                        return Ok(pb::LeaseTimeToLiveResponse { id, ttl: -1, ..Default::default() });
+                    }
+                    TimeToLive::NotLeader => {
+                        if let Some(response) = self.time_to_live_at_leader(id, keys).await {
+                            return Ok(response);
+                        }
+                    }
+                }
+                tokio::time::sleep(LEADER_RETRY).await;
+            }
+        };
+        let timeout = || if self.status.leader() == 0 { RequestError::NoLeader } else { RequestError::Timeout };
+        tokio::time::timeout(self.config.request_timeout(), ask).await.unwrap_or_else(|_| Err(timeout()))
+    }
+
+    pub(crate) async fn local_time_to_live(
+        &self,
+        id: i64,
+        keys: bool,
+    ) -> Result<(TimeToLive, Vec<bytes::Bytes>), RequestError> {
+        let (answer, found) = oneshot::channel();
+        self.query(LeaseQuery::TimeToLive { id, keys, answer })?;
+        found.await.map_err(|_| RequestError::Stopped)
+    }
+
+    async fn time_to_live_at_leader(&self, id: i64, keys: bool) -> Option<pb::LeaseTimeToLiveResponse> {
+        let request = leasepb::LeaseInternalRequest {
+            lease_time_to_live_request: Some(pb::LeaseTimeToLiveRequest { id, keys }),
+        };
+        let answer = self.at_leader("/leases/internal", request.encode_to_vec()).await?;
+        if answer.status() == http::StatusCode::NOT_FOUND {
+            return Some(pb::LeaseTimeToLiveResponse { id, ttl: -1, ..Default::default() });
+        }
+        let ok = answer.status() == http::StatusCode::OK;
+        let response = leasepb::LeaseInternalResponse::decode(answer.into_body()).ok().filter(|_| ok)?;
+        response.lease_time_to_live_response
+    }
+
+    pub async fn leases(&self) -> Result<Vec<i64>, RequestError> {
+        let (answer, leases) = oneshot::channel();
+        self.query(LeaseQuery::List { answer })?;
+        leases.await.map_err(|_| RequestError::Stopped)
+    }
+
+    /// An ID for a lease whose client leaves the choice to the server: positive.
+    pub fn new_lease_id(&self) -> i64 {
+        (self.ids.next() & i64::MAX as u64) as i64
+    }
+
+    /// Hands leadership to a voter. Only the leader can.
+    pub async fn move_leader(&self, to: u64) -> Result<(), RequestError> {
+        if !self.status.is_leader() {
+            return Err(RequestError::NotLeader);
+        }
+        if to == self.id {
+            return Ok(());
+        }
+        if self.published.membership.load().get(to).is_none_or(|member| member.is_learner) {
+            return Err(RequestError::BadTransferee);
+        }
+        let mut changes = self.status.watch();
+        self.event(Event::TransferLeader { to })?;
+        let timeout = self.config.request_timeout();
+        match tokio::time::timeout(timeout, changes.wait_for(|state| state.leader == to)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(RequestError::Stopped),
+            Err(_) => Err(RequestError::TransferTimeout),
+        }
+    }
+
+    pub(crate) fn event(&self, event: Event) -> Result<(), RequestError> {
+        self.raft.send(raft_loop::Input::Event(event)).map_err(|_| RequestError::Stopped)
+    }
+
+    /// All that happens goes to `inbox` from now on.
+    pub fn watch(&self, inbox: Arc<Inbox>) -> Result<(), RequestError> {
+        self.apply.send(apply_loop::Input::Watch(inbox)).map_err(|_| RequestError::Stopped)
+    }
+
+    pub fn written(&self) -> watch::Receiver<i64> {
+        self.shared.written.subscribe()
+    }
+
+    pub fn pending_proposals(&self) -> usize {
+        self.waits.len()
+    }
+
+    pub fn backend_size(&self) -> (u64, u64) {
+        let backend = self.reader.backend();
+        (backend.size_bytes(), backend.size_in_use_bytes())
+    }
+
+    pub fn transport(&self) -> Option<&Transport> {
+        self.transport.get()
+    }
+}
+
+/// Bytes that may be applied and not yet written to the backend.
+const MAX_BACKLOG_BYTES: u64 = 128 << 20;
+/// Pause before a leader is looked for again.
+const LEADER_RETRY: Duration = Duration::from_millis(50);
+
+pub(crate) fn load_leases(backend: &(impl Read + ?Sized)) -> Result<Vec<leasepb::Lease>, BackendError> {
+    let mut leases = Vec::new();
+    let mut failure = None;
+    backend.scan(Bucket::Lease, &[], None, &mut |_, value| match leasepb::Lease::decode(value) {
+        Ok(lease) => {
+            leases.push(lease);
+            ControlFlow::Continue(())
+        }
+        Err(error) => {
+            failure = Some(BackendError(format!("malformed lease: {error}")));
+            ControlFlow::Break(())
+        }
+    })?;
+    failure.map_or(Ok(leases), Err)
+}
+
+pub(crate) fn peer_client(config: &Config) -> Client {
+    Client::new(Arc::new(peer::net::Plain), config.request_timeout(), 64 << 20)
+}

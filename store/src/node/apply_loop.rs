@@ -1,0 +1,426 @@
+//! The apply thread: owns the state, applies what is committed, publishes, answers, and hands the rest on.
+//!
+//! Per batch of entries: apply all, give watchers their block, publish the view, answer the proposers, send the batch
+//! to the backend. In that order: who was answered finds the write in the view, and a watcher created after an answer
+//! does not get that write as an event. It never waits for the backend, but for two rare cases: a read of the past
+//! inside a write transaction, and a received snapshot.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use proto::{
+    etcdserverpb::{self as pb, InternalRaftRequest, RequestHeader},
+    raftpb,
+};
+use prost::Message;
+use tokio::sync::oneshot;
+
+use super::{
+    backend_loop, fatal::Fatal,
+    mailbox::{Receiver, Sender},
+    metrics::Metrics,
+    raft_loop, snapshot,
+    status::Status,
+    wait::Waits,
+};
+use crate::{
+    apply::{Applier, alarm::Alarms},
+    backend::Backend,
+    ids::RequestIds,
+    lease::{self, Lessor, Renewal, TimeToLive},
+    membership::{Change, Membership},
+    mvcc::{Block, Store, load},
+    raft::driver::Event,
+};
+
+pub enum Input {
+    Entries(Vec<raftpb::Entry>),
+    /// Answer the readers once everything up to `index` is applied.
+    ReadAt { index: u64, readers: Vec<oneshot::Sender<()>> },
+    /// A received snapshot is durable in the log: take it over.
+    Restore(raftpb::SnapshotMetadata),
+    Leadership { leads: bool },
+    Lease(LeaseQuery),
+    /// From now on this inbox gets all blocks.
+    Watch(Arc<Inbox>),
+    Stop,
+}
+
+pub enum LeaseQuery {
+    /// An expired lease is answered only when it is gone.
+    Renew { id: i64, answer: oneshot::Sender<Renewal> },
+    TimeToLive { id: i64, keys: bool, answer: oneshot::Sender<(TimeToLive, Vec<Bytes>)> },
+    List { answer: oneshot::Sender<Vec<i64>> },
+}
+
+/// Where one shard of watchers gets what happens.
+#[derive(Default)]
+pub struct Inbox {
+    pub news: Mutex<Vec<News>>,
+    pub wake: tokio::sync::Notify,
+}
+
+#[derive(Clone)]
+pub enum News {
+    Block(Arc<Block>),
+    /// Revisions up to here happened without events: nobody watched, or a snapshot replaced the store.
+    Skip(i64),
+}
+
+/// Copies that other threads read.
+#[derive(Default)]
+pub struct Published {
+    pub membership: ArcSwap<Membership>,
+    pub alarms: ArcSwap<Alarms>,
+    pub lease_stats: Mutex<lease::Stats>,
+}
+
+/// Who must hear of membership changes at once.
+pub trait MemberChanges: Send {
+    fn changed(&self, change: &Change);
+    /// All members at once: after a snapshot.
+    fn replaced(&self, membership: &Membership);
+}
+
+pub struct ApplyLoop {
+    pub applier: Applier,
+    pub inputs: Receiver<Input>,
+    pub raft: Sender<raft_loop::Input>,
+    pub backend: Arc<dyn Backend>,
+    pub backend_loop: Sender<backend_loop::Input>,
+    pub shared: Arc<backend_loop::Shared>,
+    pub waits: Arc<Waits>,
+    pub status: Arc<Status>,
+    pub published: Arc<Published>,
+    pub members: Box<dyn MemberChanges>,
+    pub fatal: Arc<Fatal>,
+    pub metrics: Arc<Metrics>,
+    pub ids: Arc<RequestIds>,
+    pub started: Instant,
+    pub snap_dir: PathBuf,
+    pub election_timeout_ms: u64,
+    pub lease_config: lease::Config,
+    pub checkpoint_entries: u64,
+    pub checkpoint_bytes: u64,
+    pub value_cache_bytes: u64,
+    pub slow_apply: Duration,
+    pub inboxes: Vec<Arc<Inbox>>,
+    pub reads: Vec<(u64, Vec<oneshot::Sender<()>>)>,
+    pub waiting_renewals: Vec<(i64, oneshot::Sender<Renewal>)>,
+    /// Index and bytes written since the last checkpoint.
+    pub checkpointed: u64,
+    pub bytes_since_checkpoint: u64,
+    pub leads: bool,
+}
+
+/// How often the leader looks for expired leases, and how many it takes at once.
+const LEASE_SCAN: Duration = Duration::from_millis(500);
+const LEASE_SCAN_LIMIT: usize = 500;
+
+impl ApplyLoop {
+    pub fn run(mut self) {
+        let mut inputs = Vec::new();
+        let mut next_scan = Instant::now() + LEASE_SCAN;
+        loop {
+            self.inputs.take(&mut inputs, Some(next_scan));
+            self.applier.now_ms = self.now_ms();
+            for input in inputs.drain(..) {
+                match input {
+                    Input::Entries(entries) => self.entries(&entries),
+                    Input::ReadAt { index, readers } => {
+                        if index <= self.applier.consistent_index() {
+                            answer_readers(readers);
+                        } else {
+                            self.reads.push((index, readers));
+                        }
+                    }
+                    Input::Restore(metadata) => {
+                        if let Err(error) = self.restore(&metadata) {
+                            self.fatal.set(format!("failed to take over a snapshot: {error}"));
+                            return;
+                        }
+                    }
+                    Input::Leadership { leads } => self.leadership(leads),
+                    Input::Lease(query) => self.lease(query),
+                    Input::Watch(inbox) => {
+                        inbox.news.lock().push(News::Skip(self.applier.store.revision()));
+                        inbox.wake.notify_one();
+                        self.inboxes.push(inbox);
+                    }
+                    Input::Stop => return,
+                }
+            }
+            if self.fatal.is_set() {
+                return;
+            }
+            if Instant::now() >= next_scan {
+                next_scan = Instant::now() + LEASE_SCAN;
+                self.scan();
+            }
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    fn entries(&mut self, entries: &[raftpb::Entry]) {
+        let started = Instant::now();
+        let from = self.applier.store.revision();
+        self.applier.store.begin_batch();
+        let mut answers = Vec::with_capacity(entries.len());
+        let mut conf_changed = false;
+        let mut compaction = None;
+        for entry in entries {
+            let Some(applied) = self.applier.apply(entry) else { continue };
+            if let Err(crate::apply::ApplyError::Mvcc(crate::mvcc::MvccError::Backend(error))) = &applied.result {
+                // This member could not do what all others did: going on would make it differ.
+                self.fatal.set(format!("failed to apply entry {}: {error}", entry.index));
+                return;
+            }
+            if let Some((change, done)) = applied.conf_change {
+                conf_changed = true;
+                let _ = self.raft.send(raft_loop::Input::Event(Event::ConfChange(change)));
+                self.members.changed(&done);
+            }
+            compaction = applied.compaction.or(compaction);
+            if applied.id != 0 {
+                answers.push((applied.id, applied.result));
+            }
+        }
+        let index = self.applier.consistent_index();
+        match self.applier.store.take_block() {
+            Some(block) => self.tell(News::Block(Arc::new(block))),
+            None if self.applier.store.revision() > from => self.tell(News::Skip(self.applier.store.revision())),
+            None => {}
+        }
+        self.publish(index);
+        for (id, result) in answers {
+            self.waits.trigger(id, result);
+        }
+        self.answer_reads(index);
+        self.answer_renewals();
+
+        let conf_state = conf_changed.then(|| self.applier.membership.conf_state());
+        let batch = self.applier.take_batch(conf_state.as_ref());
+        let size = batch.size_bytes() as u64;
+        self.bytes_since_checkpoint += size;
+        self.status.backlog_bytes.fetch_add(size, Ordering::Relaxed);
+        let revision = self.applier.store.revision();
+        let _ = self.backend_loop.send(backend_loop::Input::Write { batch, revision });
+        let _ = self.raft.send(raft_loop::Input::Event(Event::Applied { index }));
+        if let Some(floor) = compaction {
+            self.tell_compacted();
+            let root = self.applier.store.tree().snapshot();
+            let _ = self.backend_loop.send(backend_loop::Input::Compact { floor, root });
+        }
+        if index - self.checkpointed >= self.checkpoint_entries
+            || self.bytes_since_checkpoint >= self.checkpoint_bytes
+        {
+            self.checkpoint(index);
+        }
+        self.evict();
+        let took = started.elapsed();
+        self.metrics.apply.observe(took);
+        if took > self.slow_apply {
+            self.status.slow_applies.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(?took, entries = entries.len(), "apply entries took too long");
+        }
+    }
+
+    fn publish(&mut self, index: u64) {
+        self.applier.store.publish(index);
+        if self.applier.take_membership_changed() {
+            self.published.membership.store(Arc::new(self.applier.membership.clone()));
+            self.published.alarms.store(Arc::new(self.applier.alarms.clone()));
+        }
+        self.status.applied.store(index, Ordering::Release);
+    }
+
+    fn tell(&self, news: News) {
+        for inbox in &self.inboxes {
+            inbox.news.lock().push(news.clone());
+            inbox.wake.notify_one();
+        }
+    }
+
+    /// Shards learn the new floor from the view; wake them to look.
+    fn tell_compacted(&self) {
+        self.inboxes.iter().for_each(|inbox| inbox.wake.notify_one());
+    }
+
+    fn answer_reads(&mut self, index: u64) {
+        for (_, readers) in self.reads.extract_if(.., |(at, _)| *at <= index) {
+            answer_readers(readers);
+        }
+    }
+
+    fn checkpoint(&mut self, index: u64) {
+        self.checkpointed = index;
+        self.bytes_since_checkpoint = 0;
+        let metadata = raftpb::SnapshotMetadata {
+            conf_state: self.applier.membership.conf_state(),
+            index,
+            term: self.applier.term(),
+        };
+        let root = self.applier.store.tree().snapshot();
+        let revision = self.applier.store.revision();
+        let checkpoint = backend_loop::Checkpoint { metadata, root, revision };
+        let _ = self.backend_loop.send(backend_loop::Input::Checkpoint(checkpoint));
+    }
+
+    /// Lets go of cached values above the budget, of those that the history on disk has.
+    fn evict(&mut self) {
+        if self.applier.store.tree().cached_value_bytes() > self.value_cache_bytes {
+            let written = self.shared.reader.written_revision();
+            let target = self.value_cache_bytes - self.value_cache_bytes / 16;
+            self.applier.store.tree_mut().evict_some(target, |revision| revision <= written);
+        }
+    }
+
+    fn leadership(&mut self, leads: bool) {
+        self.leads = leads;
+        if leads {
+            let now_ms = self.now_ms();
+            self.applier.lessor.promote(now_ms, self.election_timeout_ms);
+        } else {
+            self.applier.lessor.demote();
+            for (_, answer) in self.waiting_renewals.drain(..) {
+                let _ = answer.send(Renewal::NotLeader);
+            }
+        }
+    }
+
+    fn lease(&mut self, query: LeaseQuery) {
+        let now_ms = self.applier.now_ms;
+        match query {
+            LeaseQuery::Renew { id, answer } => {
+                let renewal = self.applier.lessor.renew(id, now_ms);
+                if let Renewal::Renewed { clear_checkpoint: true, .. } = renewal {
+                    let checkpoints = vec![pb::LeaseCheckpoint { id, remaining_ttl: 0 }];
+                    self.propose(InternalRaftRequest {
+                        lease_checkpoint: Some(pb::LeaseCheckpointRequest { checkpoints }),
+                        ..Default::default()
+                    });
+                }
+                if renewal == Renewal::Expired {
+                    self.waiting_renewals.push((id, answer));
+                } else {
+                    let _ = answer.send(renewal);
+                }
+            }
+            LeaseQuery::TimeToLive { id, keys, answer } => {
+                let keys = if keys { self.applier.lessor.keys(id).unwrap_or_default() } else { Vec::new() };
+                let _ = answer.send((self.applier.lessor.time_to_live(id, now_ms), keys));
+            }
+            LeaseQuery::List { answer } => {
+                let _ = answer.send(self.applier.lessor.list());
+            }
+        }
+    }
+
+    /// Renewals of expired leases are over when the lease is.
+    fn answer_renewals(&mut self) {
+        let lessor = &self.applier.lessor;
+        for (_, answer) in self.waiting_renewals.extract_if(.., |(id, answer)| answer.is_closed() || !lessor.exists(*id)) {
+            let _ = answer.send(Renewal::NotFound);
+        }
+    }
+
+    /// What time alone brings about.
+    fn scan(&mut self) {
+        let now_ms = self.now_ms();
+        self.shared.reader.tick(now_ms);
+        *self.published.lease_stats.lock() = self.applier.lessor.stats();
+        if !self.leads {
+            return;
+        }
+        for id in self.applier.lessor.expired(now_ms, LEASE_SCAN_LIMIT) {
+            self.metrics.lease_expired.fetch_add(1, Ordering::Relaxed);
+            self.propose(InternalRaftRequest {
+                lease_revoke: Some(pb::LeaseRevokeRequest { id }),
+                ..Default::default()
+            });
+        }
+        let checkpoints = self.applier.lessor.checkpoints(now_ms, LEASE_SCAN_LIMIT);
+        if !checkpoints.is_empty() {
+            self.propose(InternalRaftRequest {
+                lease_checkpoint: Some(pb::LeaseCheckpointRequest { checkpoints }),
+                ..Default::default()
+            });
+        }
+    }
+
+    /// Proposes what nobody waits for.
+    fn propose(&self, mut request: InternalRaftRequest) {
+        request.header = Some(RequestHeader { id: self.ids.next(), ..Default::default() });
+        let entry = raftpb::Entry { data: Some(request.encode_to_vec().into()), ..Default::default() };
+        let _ = self.raft.send(raft_loop::Input::Propose(entry));
+    }
+
+    /// Replaces the whole state by a received snapshot.
+    fn restore(&mut self, metadata: &raftpb::SnapshotMetadata) -> Result<(), snapshot::SnapshotError> {
+        if metadata.index <= self.applier.consistent_index() {
+            return Ok(());
+        }
+        tracing::info!(index = metadata.index, "applying a received snapshot");
+        let lock = self.shared.tree_lock.lock();
+        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        // Whatever was applied and not written is older than the snapshot.
+        let batch = self.applier.take_batch(None);
+        let (done, wait) = std::sync::mpsc::sync_channel(1);
+        self.status.backlog_bytes.fetch_add(batch.size_bytes() as u64, Ordering::Relaxed);
+        let _ = self.backend_loop.send(backend_loop::Input::Settle { batch, done });
+        let _ = wait.recv();
+        let _ = std::fs::remove_file(&self.shared.tree_file);
+        let path = received_path(&self.snap_dir, metadata.index);
+        let mut file = std::io::BufReader::new(std::fs::File::open(&path)?);
+        snapshot::install(&*self.backend, metadata.index, &mut file)?;
+        std::fs::remove_file(&path)?;
+        drop(lock);
+
+        let malformed = |_| snapshot::SnapshotError::Malformed("its history cannot be read");
+        let loaded = load::load(&*self.backend, None).map_err(malformed)?;
+        let reader = self.shared.reader.clone();
+        let settle = backend_loop::SettleThrough { sender: self.backend_loop.clone(), status: self.status.clone() };
+        let mut lessor = Lessor::new(self.lease_config.clone());
+        lessor.restore(super::load_leases(&*self.backend)?);
+        for (key, lease) in loaded.attached {
+            let _ = lessor.attach(lease, key.into());
+        }
+        let membership = Membership::load(self.applier.membership.cluster_id, &*self.backend)?;
+        let alarms = Alarms::load(&*self.backend)?;
+        let revision = loaded.revision;
+        reader.clear_pinned();
+        reader.set_written_revision(revision);
+        let store = Store::new(loaded.tree, revision, loaded.compact_revision, reader, Box::new(settle));
+        self.applier = Applier::new(store, lessor, membership, alarms, metadata.index, metadata.term);
+        self.applier.now_ms = self.now_ms();
+        self.members.replaced(&self.applier.membership);
+        self.checkpointed = metadata.index;
+        self.bytes_since_checkpoint = 0;
+        self.tell(News::Skip(revision));
+        self.publish(metadata.index);
+        self.shared.written.send_replace(revision);
+        self.answer_reads(metadata.index);
+        let _ = self.raft.send(raft_loop::Input::Event(Event::Applied { index: metadata.index }));
+        Ok(())
+    }
+}
+
+fn answer_readers(readers: Vec<oneshot::Sender<()>>) {
+    for reader in readers {
+        let _ = reader.send(());
+    }
+}
+
+/// Where the data of a received snapshot waits to be installed.
+pub fn received_path(snap_dir: &std::path::Path, index: u64) -> PathBuf {
+    snap_dir.join(format!("{index:016x}.snap.db"))
+}

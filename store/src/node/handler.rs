@@ -1,0 +1,226 @@
+//! What peers reach on the peer listener: raft messages and snapshots for the node, and the small services that members
+//! do for each other.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use proto::{etcdserverpb as pb, leasepb, raftpb};
+use prost::Message;
+use tokio::io::AsyncWriteExt;
+
+use super::{Node, apply_loop::received_path, mailbox::Sender, raft_loop, snapshot};
+use crate::{
+    config,
+    lease::TimeToLive,
+    peer::{self, Body, BoxError, BoxFuture, snapshot::SnapshotStream},
+    raft::driver::Event,
+};
+
+/// Bodies of requests between members.
+const MAX_BODY_BYTES: usize = 1 << 20;
+
+pub struct PeerHandler {
+    pub raft: Sender<raft_loop::Input>,
+    pub snap_dir: std::path::PathBuf,
+    pub published: Arc<super::apply_loop::Published>,
+    pub cluster_id: u64,
+    /// Set once the node is built: it owns the transport, which owns this.
+    pub node: OnceLock<Weak<Node>>,
+}
+
+impl PeerHandler {
+    fn event(&self, event: Event) {
+        let _ = self.raft.send(raft_loop::Input::Event(event));
+    }
+
+    fn node(&self) -> Option<Arc<Node>> {
+        self.node.get().and_then(Weak::upgrade)
+    }
+
+    async fn save(&self, index: u64, mut database: SnapshotStream) -> Result<(), BoxError> {
+        let path = received_path(&self.snap_dir, index);
+        let temporary = path.with_extension("db.tmp");
+        let mut file = tokio::fs::File::create(&temporary).await?;
+        let received = async {
+            while let Some(chunk) = database.next().await? {
+                file.write_all(&chunk).await?;
+            }
+            file.flush().await?;
+            file.sync_data().await?;
+            let check = temporary.clone();
+            let whole = tokio::task::spawn_blocking(move || {
+                let mut reader = std::io::BufReader::with_capacity(1 << 20, std::fs::File::open(check)?);
+                snapshot::read(&mut reader, &mut |_, _, _| Ok(()))
+            });
+            whole.await??;
+            tokio::fs::rename(&temporary, &path).await?;
+            tokio::fs::File::open(&self.snap_dir).await?.sync_all().await?;
+            Ok::<(), BoxError>(())
+        };
+        let outcome = received.await;
+        if outcome.is_err() {
+            let _ = tokio::fs::remove_file(&temporary).await;
+        }
+        outcome
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let Some(node) = self.node() else {
+            return text(StatusCode::SERVICE_UNAVAILABLE, "etcdserver: server stopped");
+        };
+        let method = request.method().clone();
+        let path = request.uri().path().to_owned();
+        let body = match Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(_) => return text(StatusCode::BAD_REQUEST, "error reading body"),
+        };
+        match (method, path.as_str()) {
+            (Method::GET, "/members") => {
+                let membership = self.published.membership.load();
+                let members: Vec<_> = membership.members().collect();
+                let json = serde_json::to_string(&members).expect("plain data") + "\n";
+                let mut response = typed(StatusCode::OK, "application/json", json);
+                let id = format!("{:x}", self.cluster_id).parse().expect("hex is a header value");
+                response.headers_mut().insert("x-etcd-cluster-id", id);
+                response
+            }
+            (Method::GET, "/version") => typed(StatusCode::OK, "application/json", version_json(&node)),
+            (Method::GET, "/downgrade/enabled") => text(StatusCode::OK, "false"),
+            (Method::POST, "/leases") => renew(&node, body).await,
+            (Method::POST, "/leases/internal") => time_to_live(&node, body).await,
+            (Method::GET, "/members/hashkv") => hash_kv(&node, &body).await,
+            (_, "/members" | "/version" | "/leases" | "/leases/internal" | "/members/hashkv" | "/downgrade/enabled") => {
+                text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
+            }
+            _ => text(StatusCode::NOT_FOUND, "404 page not found"),
+        }
+    }
+}
+
+pub fn version_json(node: &Node) -> String {
+    let membership = node.published.membership.load();
+    let cluster = membership.version().unwrap_or("not_decided");
+    format!(r#"{{"etcdserver":"{}","etcdcluster":"{cluster}","storage":"{cluster}"}}"#, config::VERSION)
+}
+
+async fn renew(node: &Node, body: Bytes) -> Response<Body> {
+    let Ok(request) = pb::LeaseKeepAliveRequest::decode(body) else {
+        return text(StatusCode::BAD_REQUEST, "error unmarshalling request");
+    };
+    if !node.status.is_leader() {
+        return text(StatusCode::BAD_REQUEST, "lease: not primary");
+    }
+    match node.lease_renew(request.id).await {
+        Ok(0) => text(StatusCode::NOT_FOUND, "lease not found"),
+        Ok(ttl) => {
+            let header = Some(node.header(node.reader.view().revision));
+            proto_body(&pb::LeaseKeepAliveResponse { header, id: request.id, ttl })
+        }
+        Err(_) => text(StatusCode::REQUEST_TIMEOUT, "lease: request timed out"),
+    }
+}
+
+async fn time_to_live(node: &Node, body: Bytes) -> Response<Body> {
+    let request = leasepb::LeaseInternalRequest::decode(body).ok().and_then(|it| it.lease_time_to_live_request);
+    let Some(request) = request else { return text(StatusCode::BAD_REQUEST, "error unmarshalling request") };
+    match node.local_time_to_live(request.id, request.keys).await {
+        Ok((TimeToLive::Left { remaining, granted }, keys)) => {
+            let response = pb::LeaseTimeToLiveResponse {
+                header: Some(node.header(node.reader.view().revision)),
+                id: request.id,
+                ttl: remaining,
+                granted_ttl: granted,
+                keys,
+            };
+            proto_body(&leasepb::LeaseInternalResponse { lease_time_to_live_response: Some(response) })
+        }
+        Ok((TimeToLive::NotFound, _)) => text(StatusCode::NOT_FOUND, "lease not found"),
+        Ok((TimeToLive::NotLeader, _)) => text(StatusCode::BAD_REQUEST, "lease: not primary"),
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "etcdserver: server stopped"),
+    }
+}
+
+async fn hash_kv(node: &Node, body: &[u8]) -> Response<Body> {
+    #[derive(serde::Deserialize)]
+    struct Wanted {
+        #[serde(default)]
+        revision: i64,
+    }
+    let Ok(wanted) = serde_json::from_slice::<Wanted>(body) else {
+        return text(StatusCode::BAD_REQUEST, "error unmarshalling request");
+    };
+    match node.hash_kv(wanted.revision).await {
+        Ok((hash, compact_revision, revision, hash_revision)) => typed(
+            StatusCode::OK,
+            "application/json",
+            format!(
+                r#"{{"header":{{"revision":{revision}}},"hash":{hash},"compact_revision":{compact_revision},"hash_revision":{hash_revision}}}"#
+            ),
+        ),
+        Err(super::RequestError::Apply(crate::apply::ApplyError::Mvcc(error))) => {
+            text(StatusCode::BAD_REQUEST, &error.to_string())
+        }
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "etcdserver: server stopped"),
+    }
+}
+
+fn typed(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    let body = Full::new(body.into()).map_err(|never| match never {}).boxed_unsync();
+    let response = Response::builder().status(status).header("content-type", content_type).body(body);
+    response.expect("constant headers are valid")
+}
+
+fn text(status: StatusCode, text: &str) -> Response<Body> {
+    typed(status, "text/plain; charset=utf-8", format!("{text}\n"))
+}
+
+fn proto_body(message: &impl Message) -> Response<Body> {
+    typed(StatusCode::OK, "application/protobuf", message.encode_to_vec())
+}
+
+impl peer::Handler for PeerHandler {
+    fn process(&self, message: raftpb::Message) -> BoxFuture<'_, Result<(), BoxError>> {
+        // A snapshot without its data can only be one that holds nothing.
+        if message.r#type != raftpb::MessageType::MsgSnap as i32 {
+            self.event(Event::Message(Box::new(message)));
+        }
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn is_id_removed(&self, id: u64) -> bool {
+        self.published.membership.load().is_removed(id)
+    }
+
+    fn report_unreachable(&self, id: u64) {
+        self.event(Event::Unreachable { peer: id });
+    }
+
+    fn report_snapshot(&self, id: u64, ok: bool) {
+        self.event(Event::SnapshotStatus { peer: id, ok });
+    }
+
+    fn removed(&self) {
+        if let Some(node) = self.node() {
+            node.fatal.set("the member has been permanently removed from the cluster".into());
+        }
+    }
+
+    fn receive_snapshot(
+        &self,
+        message: raftpb::Message,
+        database: SnapshotStream,
+    ) -> BoxFuture<'_, Result<(), BoxError>> {
+        Box::pin(async move {
+            self.save(message.snapshot.metadata.index, database).await?;
+            self.event(Event::Message(Box::new(message)));
+            Ok(())
+        })
+    }
+
+    fn http(&self, request: Request<Incoming>) -> BoxFuture<'_, Response<Body>> {
+        Box::pin(self.answer(request))
+    }
+}

@@ -1,0 +1,116 @@
+//! Mailboxes between the node's threads: many senders, one receiver that takes all there is at once.
+//!
+//! Taking everything is what makes batches: what arrives while the receiver works is its next batch. A sender wakes the
+//! receiver only when it sleeps.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex};
+
+struct State<T> {
+    queue: Vec<T>,
+    sleeping: bool,
+    closed: bool,
+}
+
+struct Shared<T> {
+    state: Mutex<State<T>>,
+    wake: Condvar,
+}
+
+pub struct Sender<T>(Arc<Shared<T>>);
+
+impl<T> Clone for Sender<T> {
+    fn clone(&self) -> Sender<T> {
+        Sender(self.0.clone())
+    }
+}
+
+/// Dropping it closes the mailbox.
+pub struct Receiver<T>(Arc<Shared<T>>);
+
+/// The receiver is gone; the item was dropped.
+#[derive(Debug)]
+pub struct Closed;
+
+pub fn mailbox<T>() -> (Sender<T>, Receiver<T>) {
+    let state = State { queue: Vec::new(), sleeping: false, closed: false };
+    let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new() });
+    (Sender(shared.clone()), Receiver(shared))
+}
+
+impl<T> Sender<T> {
+    pub fn send(&self, item: T) -> Result<(), Closed> {
+        let mut state = self.0.state.lock();
+        if state.closed {
+            return Err(Closed);
+        }
+        state.queue.push(item);
+        if std::mem::take(&mut state.sleeping) {
+            drop(state);
+            self.0.wake.notify_one();
+        }
+        Ok(())
+    }
+}
+
+impl<T> Receiver<T> {
+    /// Moves all items into `into`, which must be empty, waiting for one until `deadline` at most.
+    pub fn take(&self, into: &mut Vec<T>, deadline: Option<Instant>) {
+        let mut state = self.0.state.lock();
+        while state.queue.is_empty() {
+            state.sleeping = true;
+            match deadline {
+                None => self.0.wake.wait(&mut state),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left == Duration::ZERO || self.0.wake.wait_for(&mut state, left).timed_out() {
+                        state.sleeping = false;
+                        break;
+                    }
+                }
+            }
+        }
+        std::mem::swap(&mut state.queue, into);
+    }
+}
+
+impl<T> Drop for Receiver<T> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.closed = true;
+        let dropped = std::mem::take(&mut state.queue);
+        // Items may hold senders of this very mailbox.
+        drop(state);
+        drop(dropped);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_sent_is_taken_in_order() {
+        let (sender, receiver) = mailbox();
+        let thread = std::thread::spawn(move || (0..10_000).for_each(|item| sender.send(item).unwrap()));
+        let mut all = Vec::new();
+        let mut batch = Vec::new();
+        while all.len() < 10_000 {
+            receiver.take(&mut batch, None);
+            all.append(&mut batch);
+        }
+        thread.join().unwrap();
+        assert!(all.iter().copied().eq(0..10_000));
+    }
+
+    #[test]
+    fn a_dropped_receiver_refuses() {
+        let (sender, receiver) = mailbox();
+        drop(receiver);
+        assert!(sender.send(1).is_err());
+    }
+}

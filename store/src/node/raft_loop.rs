@@ -1,0 +1,294 @@
+//! The raft thread: turns the driver's outputs into sends, writes, applies and answers.
+//!
+//! It alone touches the driver. Proposals that arrive while it works become its next append. A leader's appends leave
+//! at once; whatever acknowledges or votes goes with the write that must be durable first. Reads that wait share one
+//! ReadIndex round; a round that is not answered is asked again with a fresh context, never an old one.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use proto::raftpb;
+use tokio::sync::oneshot;
+
+use super::{
+    apply_loop, fatal::Fatal,
+    mailbox::{Receiver, Sender},
+    status::Status,
+    transport::Outbound,
+    wal_loop,
+};
+use crate::raft::{
+    Driver, Output, Role, SoftState,
+    driver::{Event, StepError},
+};
+
+/// Reads wait this many heartbeat intervals for the answer to a round.
+const READ_RETRY_MS: u64 = 500;
+
+pub enum Input {
+    /// Encoded requests.
+    Propose(raftpb::Entry),
+    /// Answered with the index that must have been applied before the read.
+    ReadIndex(oneshot::Sender<()>),
+    Event(Event),
+    /// Asks for what only the driver knows of a member's progress: (match, last index).
+    Progress(u64, oneshot::Sender<Option<(u64, u64)>>),
+    /// Hands leadership to the best voter, if there is another and this member leads; answers whom it was offered to.
+    TransferAway(oneshot::Sender<Option<u64>>),
+    Stop,
+}
+
+pub struct RaftLoop {
+    pub driver: Driver,
+    pub inputs: Receiver<Input>,
+    pub wal: Sender<wal_loop::Input>,
+    pub apply: Sender<apply_loop::Input>,
+    pub outbound: Arc<dyn Outbound>,
+    pub status: Arc<Status>,
+    pub fatal: Arc<Fatal>,
+    pub started: Instant,
+    pub tick: Duration,
+    pub snapshot_count: u64,
+    pub catch_up_entries: u64,
+    pub max_log_bytes: usize,
+    /// Persists handed to the log thread and not yet durable.
+    pub persisting: usize,
+    pub reads: ReadRounds,
+}
+
+/// Reads waiting for an index: one round is under way, the rest wait for the next.
+#[derive(Default)]
+pub struct ReadRounds {
+    waiting: Vec<oneshot::Sender<()>>,
+    under_way: Option<Round>,
+    last_context: u64,
+}
+
+struct Round {
+    context: u64,
+    ticks: u64,
+    readers: Vec<oneshot::Sender<()>>,
+}
+
+impl ReadRounds {
+    /// `first_context` must differ from all contexts that this member ever used: contexts travel to the leader.
+    pub fn new(first_context: u64) -> ReadRounds {
+        ReadRounds { last_context: first_context, ..ReadRounds::default() }
+    }
+
+    /// Starts a round if there is none and somebody waits.
+    fn start(&mut self) -> Option<u64> {
+        if self.under_way.is_some() || self.waiting.is_empty() {
+            return None;
+        }
+        self.last_context += 1;
+        let readers = std::mem::take(&mut self.waiting);
+        self.under_way = Some(Round { context: self.last_context, ticks: 0, readers });
+        Some(self.last_context)
+    }
+
+    fn answered(&mut self, context: u64) -> Vec<oneshot::Sender<()>> {
+        match self.under_way.take_if(|round| round.context == context) {
+            Some(round) => round.readers,
+            None => Vec::new(),
+        }
+    }
+
+    /// Abandons a round that took too long; its readers go into the next.
+    fn tick(&mut self, limit: u64) -> bool {
+        let Some(round) = &mut self.under_way else { return false };
+        round.ticks += 1;
+        if round.ticks < limit {
+            return false;
+        }
+        self.abandon();
+        true
+    }
+
+    fn abandon(&mut self) {
+        if let Some(mut round) = self.under_way.take() {
+            round.readers.retain(|reader| !reader.is_closed());
+            self.waiting.append(&mut round.readers);
+        }
+    }
+}
+
+impl RaftLoop {
+    pub fn run(mut self) {
+        let mut inputs = Vec::new();
+        let mut proposals = Vec::new();
+        let mut next_tick = Instant::now() + self.tick;
+        let read_retry_ticks = (READ_RETRY_MS / self.tick.as_millis().max(1) as u64).max(1);
+        self.work();
+        loop {
+            self.inputs.take(&mut inputs, Some(next_tick));
+            for input in inputs.drain(..) {
+                match input {
+                    Input::Propose(entry) => proposals.push(entry),
+                    Input::ReadIndex(reader) => self.reads.waiting.push(reader),
+                    Input::Event(event) => {
+                        self.propose(&mut proposals);
+                        self.event(event);
+                    }
+                    Input::Progress(peer, answer) => {
+                        let _ = answer.send(self.driver.progress(peer));
+                    }
+                    Input::TransferAway(answer) => {
+                        let target = match self.driver.soft_state().role {
+                            Role::Leader => self.driver.best_transferee(),
+                            _ => None,
+                        };
+                        if let Some(to) = target {
+                            self.event(Event::TransferLeader { to });
+                        }
+                        let _ = answer.send(target);
+                    }
+                    Input::Stop => return,
+                }
+            }
+            self.propose(&mut proposals);
+            let now = Instant::now();
+            if now >= next_tick {
+                // Ticks missed by a stalled thread are not made up for: that would only start elections.
+                next_tick = now + self.tick;
+                self.event(Event::Tick);
+                if self.reads.tick(read_retry_ticks) {
+                    self.status.slow_read_indexes.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            if let Some(context) = self.reads.start() {
+                self.event(Event::ReadIndex { context });
+            }
+            self.work();
+            if self.fatal.is_set() {
+                return;
+            }
+        }
+    }
+
+    fn propose(&mut self, proposals: &mut Vec<raftpb::Entry>) {
+        if !proposals.is_empty() {
+            self.event(Event::Propose(std::mem::take(proposals)));
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Persisted { .. } => self.persisting -= 1,
+            Event::Applied { index } => self.compact(index),
+            _ => {}
+        }
+        match self.driver.step(event) {
+            Ok(()) => {}
+            // What was refused times out at its proposer, or is sent again by its peer.
+            Err(StepError::BadMessage(why)) => tracing::warn!(why, "dropped a raft message"),
+            Err(StepError::TooManyProposals | StepError::Refused) => {}
+        }
+    }
+
+    /// Keeps what followers need to catch up, and no more than the bounds allow.
+    fn compact(&mut self, applied: u64) {
+        let log = self.driver.log();
+        let held = applied.saturating_sub(log.first());
+        let index = if log.size_bytes() > self.max_log_bytes {
+            applied
+        } else if held > self.catch_up_entries + self.snapshot_count {
+            applied - self.catch_up_entries
+        } else {
+            return;
+        };
+        let _ = self.driver.step(Event::Compact { index });
+    }
+
+    fn work(&mut self) {
+        while let Some(output) = self.driver.poll() {
+            self.perform(output);
+        }
+        self.status.committed.store(self.driver.commit_index(), Ordering::Release);
+        self.status.last_index.store(self.driver.log().last(), Ordering::Release);
+        self.status.sole_leader.store(self.driver.is_sole_leader(), Ordering::SeqCst);
+    }
+
+    fn perform(&mut self, output: Output) {
+        if let Some(state) = output.soft_state {
+            self.soft_state(state);
+        }
+        if !output.messages.is_empty() {
+            self.outbound.send(output.messages);
+        }
+        if let Some(persist) = output.persist {
+            // Behind a write that is not durable yet nothing may leave that could acknowledge it.
+            let nothing_to_write = !persist.must_sync && persist.hard_state.is_none();
+            if nothing_to_write && self.persisting == 0 {
+                self.outbound.send(persist.messages);
+            } else {
+                self.persisting += 1;
+                let _ = self.wal.send(wal_loop::Input::Persist(persist));
+            }
+        }
+        if !output.committed.is_empty() {
+            let _ = self.apply.send(apply_loop::Input::Entries(output.committed));
+        }
+        for (context, index) in output.reads {
+            let readers = self.reads.answered(context);
+            if !readers.is_empty() {
+                let _ = self.apply.send(apply_loop::Input::ReadAt { index, readers });
+            }
+        }
+    }
+
+    fn soft_state(&mut self, state: SoftState) {
+        let before = self.status.set_soft_state(state);
+        if before.leader != state.leader {
+            self.reads.abandon();
+            match state.leader {
+                0 => {
+                    let now_ms = self.started.elapsed().as_millis() as u64;
+                    self.status.lost_leader_at_ms.store(now_ms.max(1), Ordering::Release);
+                    tracing::info!(term = state.term, "raft lost its leader");
+                }
+                leader => {
+                    let leader = format!("{leader:x}");
+                    tracing::info!(leader, term = state.term, "raft elected a leader");
+                }
+            }
+        }
+        if before.role != state.role || before.term != state.term {
+            let leads = state.role == Role::Leader;
+            let _ = self.apply.send(apply_loop::Input::Leadership { leads });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retried_round_has_a_fresh_context_and_keeps_its_readers() {
+        let mut rounds = ReadRounds::new(10);
+        let (reader, _keep) = oneshot::channel();
+        rounds.waiting.push(reader);
+        assert_eq!(rounds.start(), Some(11));
+        assert_eq!(rounds.start(), None);
+        assert!(!rounds.tick(2));
+        assert!(rounds.tick(2));
+        assert_eq!(rounds.start(), Some(12));
+        assert!(rounds.answered(11).is_empty());
+        assert_eq!(rounds.answered(12).len(), 1);
+    }
+
+    #[test]
+    fn reads_that_come_during_a_round_wait_for_the_next() {
+        let mut rounds = ReadRounds::new(0);
+        let (first, _keep) = oneshot::channel();
+        let (second, _keep) = oneshot::channel();
+        rounds.waiting.push(first);
+        assert_eq!(rounds.start(), Some(1));
+        rounds.waiting.push(second);
+        assert_eq!(rounds.answered(1).len(), 1);
+        assert_eq!(rounds.start(), Some(2));
+    }
+}

@@ -1,0 +1,84 @@
+//! Where raft messages go: the seam between the raft thread and the peer transport.
+//!
+//! A snapshot message gets its data here: the metadata raft chose is replaced by that of the state really sent, which
+//! is never older.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use http_body_util::BodyExt;
+use proto::raftpb::{self, MessageType};
+
+use super::{mailbox::Sender, raft_loop, snapshot};
+use crate::{
+    backend::Backend,
+    peer::{self, Transport},
+    raft::driver::Event,
+};
+
+/// Sends messages to peers; never waits, may drop.
+pub trait Outbound: Send + Sync {
+    fn send(&self, messages: Vec<raftpb::Message>);
+}
+
+pub struct Peers {
+    pub transport: Transport,
+    pub backend: Arc<dyn Backend>,
+    pub raft: Sender<raft_loop::Input>,
+    pub runtime: tokio::runtime::Handle,
+}
+
+impl Outbound for Peers {
+    fn send(&self, mut messages: Vec<raftpb::Message>) {
+        let snapshots = messages.extract_if(.., |it| it.r#type == MessageType::MsgSnap as i32);
+        for message in snapshots.collect::<Vec<_>>() {
+            self.send_snapshot(message);
+        }
+        if !messages.is_empty() {
+            self.transport.send(messages);
+        }
+    }
+}
+
+impl Peers {
+    fn send_snapshot(&self, mut message: raftpb::Message) {
+        let to = message.to;
+        let (sender, chunks) = tokio::sync::mpsc::channel(4);
+        let (ready, metadata) = tokio::sync::oneshot::channel();
+        let backend = self.backend.clone();
+        let wanted = message.snapshot.metadata.index;
+        self.runtime.spawn_blocking(move || {
+            let outcome = snapshot::stream(&*backend, wanted, ready, &mut |chunk| sender.blocking_send(chunk).is_ok());
+            if let Err(error) = outcome {
+                tracing::warn!(%error, to = format!("{to:x}"), "failed to read a snapshot for a peer");
+            }
+        });
+        let (transport, raft) = (self.transport.clone(), self.raft.clone());
+        self.runtime.spawn(async move {
+            let Ok(metadata) = metadata.await else {
+                let _ = raft.send(raft_loop::Input::Event(Event::SnapshotStatus { peer: to, ok: false }));
+                return;
+            };
+            message.snapshot.metadata = metadata;
+            transport.send_snapshot(to, message, ChannelBody(chunks).boxed_unsync());
+        });
+    }
+}
+
+/// A body that yields what arrives on a channel.
+struct ChannelBody(tokio::sync::mpsc::Receiver<bytes::Bytes>);
+
+impl http_body::Body for ChannelBody {
+    type Data = bytes::Bytes;
+    type Error = peer::BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, peer::BoxError>>> {
+        self.0.poll_recv(cx).map(|chunk| chunk.map(|chunk| Ok(http_body::Frame::data(chunk))))
+    }
+}

@@ -1,0 +1,136 @@
+//! The log thread: writes what the driver wants durable, syncs once for all that is waiting, then lets go what had to
+//! wait for it.
+//!
+//! Group commit without a timer: whatever arrives during a sync joins the next. A failed write or sync is never
+//! retried: the member stops.
+
+use std::{
+    collections::VecDeque,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use proto::{raftpb, walpb};
+
+use super::{
+    apply_loop, fatal::Fatal,
+    mailbox::{Receiver, Sender},
+    metrics::Metrics,
+    raft_loop,
+    transport::Outbound,
+};
+use crate::{
+    disk::Disk,
+    raft::{Persist, driver::Event},
+    snap,
+    wal::{EntryRef, Wal},
+};
+
+pub enum Input {
+    Persist(Persist),
+    /// The backend durably holds everything up to here: older log may go.
+    Marker(raftpb::SnapshotMetadata),
+    Stop,
+}
+
+pub struct WalLoop {
+    pub wal: Wal,
+    pub disk: Arc<dyn Disk>,
+    pub snap_dir: PathBuf,
+    pub wal_dir: PathBuf,
+    pub max_wals: usize,
+    pub inputs: Receiver<Input>,
+    pub raft: Sender<raft_loop::Input>,
+    pub apply: Sender<apply_loop::Input>,
+    pub outbound: Arc<dyn Outbound>,
+    pub fatal: Arc<Fatal>,
+    pub metrics: Arc<Metrics>,
+    pub no_fsync: bool,
+}
+
+/// `.snap` files kept.
+const KEEP_SNAPSHOTS: usize = 5;
+
+impl WalLoop {
+    pub fn run(mut self) {
+        if let Err(error) = self.serve() {
+            self.fatal.set(format!("write-ahead log: {error}"));
+        }
+    }
+
+    fn serve(&mut self) -> Result<(), Box<dyn std::error::Error>> {
+        let mut inputs = Vec::new();
+        loop {
+            self.inputs.take(&mut inputs, None);
+            let mut persists = VecDeque::new();
+            let mut must_sync = false;
+            let mut markers = Vec::new();
+            let mut stop = false;
+            for input in inputs.drain(..) {
+                match input {
+                    Input::Persist(persist) => {
+                        must_sync |= persist.must_sync;
+                        self.write(&persist)?;
+                        persists.push_back(persist);
+                    }
+                    Input::Marker(metadata) => markers.push(metadata),
+                    Input::Stop => stop = true,
+                }
+            }
+            if must_sync && !self.no_fsync {
+                let started = Instant::now();
+                self.wal.sync()?;
+                self.metrics.wal_fsync.observe(started.elapsed());
+            }
+            for persist in persists {
+                if let Some(snapshot) = persist.snapshot {
+                    let _ = self.apply.send(apply_loop::Input::Restore(snapshot.metadata));
+                }
+                self.outbound.send(persist.messages);
+                let event = Event::Persisted { number: persist.number };
+                let _ = self.raft.send(raft_loop::Input::Event(event));
+            }
+            // After the answers: nobody waits for these.
+            if let Some(metadata) = markers.pop() {
+                self.mark(&metadata)?;
+                self.wal.release_to(metadata.index);
+                self.wal.purge(self.max_wals)?;
+                snap::purge(&*self.disk, &self.snap_dir, KEEP_SNAPSHOTS)?;
+            }
+            self.wal.prepare_next()?;
+            if stop {
+                return Ok(self.wal.sync()?);
+            }
+        }
+    }
+
+    fn write(&mut self, persist: &Persist) -> Result<(), Box<dyn std::error::Error>> {
+        if let Some(snapshot) = &persist.snapshot {
+            self.mark(&snapshot.metadata)?;
+        }
+        let started = Instant::now();
+        let entries = persist.entries.iter().map(|entry| EntryRef {
+            entry_type: entry.r#type,
+            term: entry.term,
+            index: entry.index,
+            data: entry.data.as_deref().unwrap_or_default(),
+        });
+        self.wal.save(persist.hard_state.as_ref(), entries)?;
+        self.metrics.wal_write.observe(started.elapsed());
+        Ok(())
+    }
+
+    /// A `.snap` file first, then the record that names it: a record without its file would not load.
+    fn mark(&mut self, metadata: &raftpb::SnapshotMetadata) -> Result<(), Box<dyn std::error::Error>> {
+        let snapshot = raftpb::Snapshot { data: None, metadata: metadata.clone() };
+        snap::save(&*self.disk, &self.snap_dir, &snapshot)?;
+        self.wal.save_snapshot(&walpb::Snapshot {
+            index: metadata.index,
+            term: metadata.term,
+            conf_state: Some(metadata.conf_state.clone()),
+        })?;
+        self.metrics.snapshots.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}

@@ -1,0 +1,399 @@
+//! The raft driver: events in, outputs out, no I/O.
+//!
+//! Owns the `raft` crate's state machine, the in-memory log and proposals that wait for a leader. `step` takes one
+//! event; `poll` then gives what is to be done until it returns `None`. The caller performs outputs in order and
+//! reports back with `Persisted` and `Applied`.
+//!
+//! What may leave before the disk: `Output::messages` (a leader's appends and heartbeats). What may not:
+//! `Persist::messages` (votes, acknowledgements), which belong to the persist they come with and to all before it.
+//! Entries in `Output::committed` are durable on a quorum.
+//!
+//! Source: the asynchronous `Ready` of tikv/raft-rs `raw_node.rs`; etcd `server/etcdserver/raft.go`.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use proto::raftpb;
+use raft::{
+    Config, RawNode, StateRole, StorageError,
+    eraftpb::{self, MessageType},
+};
+
+use super::{convert, log::Log};
+
+/// Give a bound, get a number below it; seeded by whoever builds the driver.
+pub type Random = Box<dyn FnMut(u64) -> u64 + Send>;
+
+pub struct Settings {
+    pub id: u64,
+    pub election_ticks: usize,
+    pub heartbeat_ticks: usize,
+    pub pre_vote: bool,
+    /// Data bytes of one append message.
+    pub max_message_bytes: u64,
+    pub max_inflight_messages: usize,
+    /// Data bytes of proposals held while there is no leader; further ones are refused.
+    pub max_waiting_bytes: usize,
+    /// The last index that the state machine durably holds.
+    pub applied: u64,
+}
+
+pub enum Event {
+    /// One heartbeat interval has passed.
+    Tick,
+    /// From a peer. Snapshots arrive here only after their data was received.
+    Message(Box<raftpb::Message>),
+    /// Entries to append, in order. Without a leader they wait for one.
+    Propose(Vec<raftpb::Entry>),
+    /// Ask for a commit index that is safe to read at; `context` must never have been used before.
+    ReadIndex { context: u64 },
+    /// Everything up to the `Persist` of this number is durable.
+    Persisted { number: u64 },
+    /// The state machine has applied everything up to `index`.
+    Applied { index: u64 },
+    /// A committed configuration change was accepted by the state machine.
+    ConfChange(raftpb::ConfChangeV2),
+    TransferLeader { to: u64 },
+    Unreachable { peer: u64 },
+    SnapshotStatus { peer: u64, ok: bool },
+    /// Forget log entries up to `index`.
+    Compact { index: u64 },
+    /// Stand for election now.
+    Campaign,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Follower,
+    Candidate,
+    Leader,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SoftState {
+    pub role: Role,
+    /// 0 while there is none.
+    pub leader: u64,
+    pub term: u64,
+}
+
+#[derive(Default)]
+pub struct Persist {
+    pub number: u64,
+    pub hard_state: Option<raftpb::HardState>,
+    pub entries: Vec<raftpb::Entry>,
+    pub snapshot: Option<raftpb::Snapshot>,
+    /// False when only the commit index moved: then it may be written without a sync.
+    pub must_sync: bool,
+    /// To be sent once this, and all persists before it, are durable.
+    pub messages: Vec<raftpb::Message>,
+}
+
+#[derive(Default)]
+pub struct Output {
+    pub soft_state: Option<SoftState>,
+    pub messages: Vec<raftpb::Message>,
+    pub persist: Option<Persist>,
+    pub committed: Vec<raftpb::Entry>,
+    /// Contexts of `ReadIndex` events with the index at which they may read.
+    pub reads: Vec<(u64, u64)>,
+}
+
+pub struct Driver {
+    node: RawNode<Log>,
+    random: Random,
+    election_ticks: usize,
+    /// What the last election timeout was drawn for, and the draw.
+    drawn_for: SoftState,
+    drawn_timeout: usize,
+    reported: SoftState,
+    waiting: VecDeque<raftpb::Entry>,
+    waiting_bytes: usize,
+    max_waiting_bytes: usize,
+}
+
+/// Why a step had no effect.
+#[derive(Debug, PartialEq, Eq)]
+pub enum StepError {
+    /// A message that a correct peer never sends; it was dropped.
+    BadMessage(&'static str),
+    /// No leader, and too many proposals wait for one already.
+    TooManyProposals,
+    /// Raft refused: a message from a peer that is no longer a member, a proposal during a leadership transfer.
+    Refused,
+}
+
+impl Driver {
+    /// `log` holds every entry recovered from disk and the configuration as of `settings.applied`.
+    pub fn new(settings: &Settings, log: Log, random: Random) -> raft::Result<Driver> {
+        let config = Config {
+            id: settings.id,
+            election_tick: settings.election_ticks,
+            heartbeat_tick: settings.heartbeat_ticks,
+            applied: settings.applied,
+            max_size_per_msg: settings.max_message_bytes,
+            max_inflight_msgs: settings.max_inflight_messages,
+            check_quorum: true,
+            pre_vote: settings.pre_vote,
+            ..Default::default()
+        };
+        let node = RawNode::new(&config, log, &slog::Logger::root(slog::Discard, slog::o!()))?;
+        let none = SoftState { role: Role::Follower, leader: 0, term: u64::MAX };
+        let mut driver = Driver {
+            node,
+            random,
+            election_ticks: settings.election_ticks,
+            drawn_for: none,
+            drawn_timeout: settings.election_ticks,
+            reported: none,
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            max_waiting_bytes: settings.max_waiting_bytes,
+        };
+        driver.draw_election_timeout();
+        Ok(driver)
+    }
+
+    pub fn step(&mut self, event: Event) -> Result<(), StepError> {
+        let result = match event {
+            Event::Tick => {
+                self.node.tick();
+                Ok(())
+            }
+            Event::Message(message) => self.message(*message),
+            Event::Propose(entries) => self.propose(entries),
+            Event::ReadIndex { context } => {
+                self.node.read_index(context.to_be_bytes().to_vec());
+                Ok(())
+            }
+            Event::Persisted { number } => {
+                self.node.on_persist_ready(number);
+                Ok(())
+            }
+            Event::Applied { index } => {
+                let log = self.node.mut_store();
+                if let Some(term) = log.term_of(index)
+                    && index > log.applied.0
+                {
+                    (log.applied.0, log.applied.1) = (index, term);
+                }
+                self.node.advance_apply_to(index);
+                Ok(())
+            }
+            Event::ConfChange(change) => {
+                let change = convert::conf_change_to_raft(&change);
+                match self.node.apply_conf_change(&change) {
+                    Ok(conf_state) => {
+                        self.node.mut_store().applied.2 = conf_state;
+                        Ok(())
+                    }
+                    Err(_) => Err(StepError::Refused),
+                }
+            }
+            Event::TransferLeader { to } => {
+                self.node.transfer_leader(to);
+                Ok(())
+            }
+            Event::Unreachable { peer } => {
+                self.node.report_unreachable(peer);
+                Ok(())
+            }
+            Event::SnapshotStatus { peer, ok } => {
+                let status = if ok { raft::SnapshotStatus::Finish } else { raft::SnapshotStatus::Failure };
+                self.node.report_snapshot(peer, status);
+                Ok(())
+            }
+            Event::Compact { index } => {
+                let index = index.min(self.node.raft.raft_log.applied);
+                self.node.mut_store().compact(index);
+                Ok(())
+            }
+            Event::Campaign => self.node.campaign().map_err(|_| StepError::Refused),
+        };
+        self.draw_election_timeout();
+        if self.node.raft.leader_id != 0 && !self.waiting.is_empty() {
+            self.waiting_bytes = 0;
+            let waiting = self.waiting.drain(..).collect();
+            self.propose(waiting)?;
+        }
+        result
+    }
+
+    /// The next thing to do, in order; `None` when there is nothing.
+    pub fn poll(&mut self) -> Option<Output> {
+        if !self.node.has_ready() {
+            return None;
+        }
+        let mut ready = self.node.ready();
+        let mut output = Output::default();
+        let soft_state = self.soft_state();
+        if soft_state != self.reported {
+            self.reported = soft_state;
+            output.soft_state = Some(soft_state);
+        }
+        output.reads = ready
+            .take_read_states()
+            .into_iter()
+            .filter_map(|read| Some((u64::from_be_bytes(read.request_ctx.as_slice().try_into().ok()?), read.index)))
+            .collect();
+        output.messages = ready.take_messages().into_iter().map(convert::message_to_etcd).collect();
+        output.committed = ready.take_committed_entries().into_iter().map(convert::entry_to_etcd).collect();
+
+        let mut persist = Persist {
+            number: ready.number(),
+            hard_state: ready.hs().map(convert::hard_state_to_etcd),
+            must_sync: ready.must_sync(),
+            messages: ready.take_persisted_messages().into_iter().map(convert::message_to_etcd).collect(),
+            ..Default::default()
+        };
+        if !ready.snapshot().is_empty() {
+            let snapshot = ready.snapshot().clone();
+            let metadata = snapshot.get_metadata();
+            self.node.mut_store().restore(metadata.index, metadata.term, metadata.get_conf_state().clone());
+            persist.snapshot = Some(convert::snapshot_to_etcd(snapshot));
+        }
+        let entries = ready.take_entries();
+        self.node.mut_store().append(&entries);
+        persist.entries = entries.into_iter().map(convert::entry_to_etcd).collect();
+        if persist.hard_state.is_some() || persist.must_sync || !persist.messages.is_empty() {
+            output.persist = Some(persist);
+        }
+        self.node.advance_append_async(ready);
+        Some(output)
+    }
+
+    pub fn soft_state(&self) -> SoftState {
+        let raft = &self.node.raft;
+        let role = match raft.state {
+            StateRole::Leader => Role::Leader,
+            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+            StateRole::Follower => Role::Follower,
+        };
+        SoftState { role, leader: raft.leader_id, term: raft.term }
+    }
+
+    /// True while this member is the leader of a cluster in which it alone votes and has committed in its term:
+    /// nobody else can commit, so what it has applied is the newest state there is.
+    pub fn is_sole_leader(&self) -> bool {
+        let raft = &self.node.raft;
+        raft.state == StateRole::Leader
+            && raft.prs().is_singleton()
+            && raft.commit_to_current_term()
+            && raft.lead_transferee.is_none()
+    }
+
+    pub fn commit_index(&self) -> u64 {
+        self.node.raft.raft_log.committed
+    }
+
+    pub fn conf_state(&self) -> raftpb::ConfState {
+        convert::conf_state_to_etcd(&self.node.store().applied.2)
+    }
+
+    pub fn log(&self) -> &Log {
+        self.node.store()
+    }
+
+    pub fn is_promotable(&self) -> bool {
+        self.node.raft.promotable()
+    }
+
+    /// (match index of `peer`, own last index), on the leader only.
+    pub fn progress(&self, peer: u64) -> Option<(u64, u64)> {
+        let progress = self.node.raft.prs().get(peer)?;
+        (self.node.raft.state == StateRole::Leader).then(|| (progress.matched, self.node.raft.raft_log.last_index()))
+    }
+
+    /// The voter that has most of the log, other than this one.
+    pub fn best_transferee(&self) -> Option<u64> {
+        let raft = &self.node.raft;
+        let (id, _) = raft
+            .prs()
+            .iter()
+            .filter(|(id, progress)| {
+                **id != raft.id && progress.recent_active && raft.prs().conf().voters().contains(**id)
+            })
+            .max_by_key(|(id, progress)| (progress.matched, **id))?;
+        Some(*id)
+    }
+
+    fn propose(&mut self, entries: Vec<raftpb::Entry>) -> Result<(), StepError> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        if self.node.raft.leader_id == 0 || self.node.raft.lead_transferee.is_some() {
+            let size: usize = entries.iter().map(|entry| entry.data.as_ref().map_or(0, Bytes::len) + 64).sum();
+            if self.waiting_bytes + size > self.max_waiting_bytes {
+                return Err(StepError::TooManyProposals);
+            }
+            self.waiting_bytes += size;
+            self.waiting.extend(entries);
+            return Ok(());
+        }
+        let mut message = eraftpb::Message { msg_type: MessageType::MsgPropose, from: self.node.raft.id, ..Default::default() };
+        message.set_entries(entries.into_iter().map(convert::entry_to_raft).collect::<Vec<_>>().into());
+        self.node.step(message).map_err(|_| StepError::Refused)
+    }
+
+    fn message(&mut self, message: raftpb::Message) -> Result<(), StepError> {
+        let message = convert::message_to_raft(message).ok_or(StepError::BadMessage("unknown message type"))?;
+        self.check(&message).map_err(StepError::BadMessage)?;
+        self.node.step(message).map_err(|_| StepError::Refused)
+    }
+
+    /// Refuses what would make the `raft` crate panic: no peer, however broken, may stop this member.
+    fn check(&self, message: &eraftpb::Message) -> Result<(), &'static str> {
+        let log = &self.node.raft.raft_log;
+        let current = message.term >= self.node.raft.term;
+        match message.msg_type {
+            MessageType::MsgHeartbeat if current && message.commit > log.last_index() => {
+                Err("heartbeat commits entries that this member does not have")
+            }
+            MessageType::MsgAppend => {
+                for (entry, index) in message.entries.iter().zip(message.index + 1..) {
+                    if entry.index != index {
+                        return Err("appended entries are not contiguous");
+                    }
+                    let known = if index <= log.committed { log.term(index).ok() } else { None };
+                    if current && index <= log.committed && known.is_some_and(|term| term != entry.term) {
+                        return Err("appended entries contradict committed ones");
+                    }
+                }
+                Ok(())
+            }
+            MessageType::MsgPropose if message.entries.is_empty() => Err("empty proposal"),
+            MessageType::MsgReadIndex | MessageType::MsgReadIndexResp if message.entries.len() != 1 => {
+                Err("read index without a context")
+            }
+            MessageType::MsgSnapshot if message.get_snapshot().get_metadata().index == 0 => Err("empty snapshot"),
+            MessageType::MsgHup
+            | MessageType::MsgBeat
+            | MessageType::MsgUnreachable
+            | MessageType::MsgSnapStatus
+            | MessageType::MsgCheckQuorum => Err("a local message came over the network"),
+            MessageType::MsgAppendResponse if message.index > log.last_index() && !message.reject => {
+                Err("acknowledges entries that do not exist")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The crate draws election timeouts from the thread's generator; replace each draw by one of ours, at exactly the
+    /// moments that depend on the state alone, so that a seed replays.
+    fn draw_election_timeout(&mut self) {
+        let state = self.soft_state();
+        if state != self.drawn_for {
+            self.drawn_for = state;
+            self.drawn_timeout = self.election_ticks + (self.random)(self.election_ticks as u64) as usize;
+        }
+        if self.node.raft.randomized_election_timeout() != self.drawn_timeout {
+            self.node.raft.set_randomized_election_timeout(self.drawn_timeout);
+        }
+    }
+}
+
+impl From<StorageError> for StepError {
+    fn from(_: StorageError) -> StepError {
+        StepError::Refused
+    }
+}

@@ -1,0 +1,548 @@
+//! The server: a member with its listeners, started from a plain config and stopped cleanly.
+//!
+//! `bootstrap` finds or founds the member on disk; here its threads are started and joined up. Several servers run in
+//! one process without sharing anything; each owns one runtime for peers and background work, and its edge threads.
+//! Stopping hands leadership on, lets requests under way finish, and leaves everything durable.
+
+pub mod bootstrap;
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock, atomic::Ordering},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use hyper_util::rt::TokioIo;
+use proto::raftpb;
+use tokio::net::{TcpListener, TcpSocket};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{
+    api::edge::{Edge, Serves},
+    apply::Applier,
+    config::{self, Config, Feature, Url},
+    disk,
+    ids::RequestIds,
+    lease,
+    membership::{Change, Membership},
+    mvcc::{Reader, Store, View},
+    node::{
+        self, Node,
+        apply_loop::{self, ApplyLoop, MemberChanges, Published},
+        backend_loop, fatal::Fatal,
+        handler::PeerHandler,
+        leader, mailbox,
+        metrics::Metrics,
+        raft_loop::{self, RaftLoop, ReadRounds},
+        status::Status,
+        transport::{Outbound, Peers},
+        wait::Waits,
+        wal_loop::{self, WalLoop},
+    },
+    peer::{self, Transport},
+    raft::{
+        Driver,
+        driver::{Event, Settings},
+    },
+};
+use bootstrap::Bootstrapped;
+
+/// Why a server could not start.
+#[derive(Debug)]
+pub struct StartError(pub String);
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+fn failed<E: std::fmt::Display>(what: &str) -> impl FnOnce(E) -> StartError {
+    move |error| StartError(format!("{what}: {error}"))
+}
+
+/// Raft settings as etcd's.
+const MAX_MESSAGE_BYTES: u64 = 1 << 20;
+const MAX_INFLIGHT_MESSAGES: usize = 512;
+/// Proposals that wait for a leader.
+const MAX_WAITING_BYTES: usize = 64 << 20;
+/// Log entries in memory.
+const MAX_LOG_BYTES: usize = 128 << 20;
+/// Batches applied between two checkpoints.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
+/// How long a stopping leader waits for its successor, in election timeouts.
+const TRANSFER_TIMEOUTS: u64 = 5;
+
+pub struct Server {
+    node: Arc<Node>,
+    edge: Option<Arc<Edge>>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+    wal: mailbox::Sender<wal_loop::Input>,
+    backend_loop: mailbox::Sender<backend_loop::Input>,
+    stop_peers: tokio::sync::watch::Sender<bool>,
+    runtime: Option<tokio::runtime::Runtime>,
+    client_addresses: Vec<SocketAddr>,
+    stopped: bool,
+}
+
+impl Server {
+    /// Starts a member. Returns once its listeners are open and its state is loaded; `ready` tells when it serves.
+    pub fn start(config: Config) -> Result<Server, StartError> {
+        config.validate().map_err(|error| StartError(error.0))?;
+        let config = Arc::new(config);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .max_blocking_threads(16)
+            .thread_name("member")
+            .enable_all()
+            .build()
+            .map_err(failed("runtime"))?;
+        let listeners = {
+            let _context = runtime.enter();
+            Listeners::open(&config)?
+        };
+        let disk: Arc<dyn disk::Disk> = Arc::new(disk::Os);
+        let bootstrapped = bootstrap::bootstrap(&config, disk.clone())?;
+        Server::assemble(config, disk, bootstrapped, runtime, listeners)
+    }
+
+    fn assemble(
+        config: Arc<Config>,
+        disk: Arc<dyn disk::Disk>,
+        bootstrapped: Bootstrapped,
+        runtime: tokio::runtime::Runtime,
+        listeners: Listeners,
+    ) -> Result<Server, StartError> {
+        let Bootstrapped { id, cluster_id, wal, log, backend, loaded, leases, membership, alarms, applied } = bootstrapped;
+        let started = Instant::now();
+        let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_millis() as u64);
+        let status = Arc::new(Status::default());
+        let fatal = Arc::new(Fatal::default());
+        let metrics = Arc::new(Metrics::default());
+        let waits = Arc::new(Waits::default());
+        let published = Arc::new(Published::default());
+        let ids = Arc::new(RequestIds::new(id, unix_ms));
+        let (raft, raft_inputs) = mailbox::mailbox();
+        let (wal_sender, wal_inputs) = mailbox::mailbox();
+        let (apply, apply_inputs) = mailbox::mailbox();
+        let (backend_sender, backend_inputs) = mailbox::mailbox();
+        let (snap_dir, wal_dir) = (config.member_dir_path().join("snap"), config.wal_dir_path());
+
+        // The state, and who reads it.
+        let view = View {
+            root: loaded.tree.snapshot(),
+            revision: loaded.revision,
+            compact_revision: loaded.compact_revision,
+            applied_index: applied.index,
+        };
+        let reader = Arc::new(Reader::new(backend.clone(), view));
+        let settle = backend_loop::SettleThrough { sender: backend_sender.clone(), status: status.clone() };
+        let store =
+            Store::new(loaded.tree, loaded.revision, loaded.compact_revision, reader.clone(), Box::new(settle));
+        let lease_config = lease::Config {
+            min_ttl: (config.election_timeout_ms as i64 * 3 / 2 + 999) / 1000,
+            checkpoint_interval: config.feature_gates.enabled(Feature::LeaseCheckpoint).then_some(5 * 60 * 1000),
+            ..lease::Config::default()
+        };
+        let mut lessor = lease::Lessor::new(lease_config.clone());
+        lessor.restore(leases);
+        for (key, lease) in loaded.attached {
+            let _ = lessor.attach(lease, key.into());
+        }
+        let mut applier = Applier::new(store, lessor, membership, alarms, applied.index, applied.term);
+        applier.store.publish(applied.index);
+        applier.take_membership_changed();
+        published.membership.store(Arc::new(applier.membership.clone()));
+        published.alarms.store(Arc::new(applier.alarms.clone()));
+        status.applied.store(applied.index, Ordering::Release);
+        status.durable.store(applied.index, Ordering::Release);
+
+        // Peers.
+        let peer_urls: Vec<String> = config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
+        let handler = Arc::new(PeerHandler {
+            raft: raft.clone(),
+            snap_dir: snap_dir.clone(),
+            published: published.clone(),
+            cluster_id,
+            node: OnceLock::new(),
+        });
+        let transport = {
+            let _context = runtime.enter();
+            let peer_config = peer::Config {
+                read_timeout: config.raft_read_timeout,
+                write_timeout: config.raft_write_timeout,
+                ..peer::Config::new(id, cluster_id, config::VERSION, peer_urls)
+            };
+            Transport::new(peer_config, handler.clone()).map_err(failed("peer transport"))?
+        };
+        let outbound: Arc<dyn Outbound> = Arc::new(Peers {
+            transport: transport.clone(),
+            backend: backend.clone(),
+            raft: raft.clone(),
+            runtime: runtime.handle().clone(),
+        });
+        let members = Members { id, transport: transport.clone(), fatal: fatal.clone() };
+        members.replaced(&applier.membership);
+
+        // The driver.
+        let settings = Settings {
+            id,
+            election_ticks: config.election_ticks() as usize,
+            heartbeat_ticks: 1,
+            pre_vote: config.pre_vote,
+            max_message_bytes: MAX_MESSAGE_BYTES,
+            max_inflight_messages: MAX_INFLIGHT_MESSAGES,
+            max_waiting_bytes: MAX_WAITING_BYTES,
+            applied: applied.index,
+        };
+        let mut driver = Driver::new(&settings, log, random(id ^ unix_ms)).map_err(failed("raft"))?;
+        if alone(&driver, id) {
+            // Nobody to wait for.
+            let _ = driver.step(Event::Campaign);
+        }
+
+        let shared = Arc::new(backend_loop::Shared {
+            backend: backend.clone(),
+            reader: reader.clone(),
+            status: status.clone(),
+            fatal: fatal.clone(),
+            metrics: metrics.clone(),
+            wal: wal_sender.clone(),
+            written: tokio::sync::watch::Sender::new(loaded.revision),
+            compacted: tokio::sync::watch::Sender::new(loaded.compact_revision),
+            epoch: 0.into(),
+            tree_file: snap_dir.join(bootstrap::TREE_FILE),
+            tree_lock: parking_lot::Mutex::default(),
+            compaction_batch: config.compaction_batch_revisions() as usize,
+            compaction_sleep: config.compaction_sleep(),
+        });
+        if let Some(floor) = loaded.unfinished_compaction {
+            shared.compacted.send_replace(0);
+            let root = applier.store.tree().snapshot();
+            let _ = backend_sender.send(backend_loop::Input::Compact { floor, root });
+        }
+        let node = Arc::new(Node {
+            config: config.clone(),
+            id,
+            cluster_id,
+            reader: reader.clone(),
+            status: status.clone(),
+            published: published.clone(),
+            metrics: metrics.clone(),
+            fatal: fatal.clone(),
+            waits: waits.clone(),
+            ids: ids.clone(),
+            raft: raft.clone(),
+            apply: apply.clone(),
+            shared: shared.clone(),
+            transport: OnceLock::from(transport.clone()),
+            client: node::peer_client(&config),
+            runtime: runtime.handle().clone(),
+            started,
+        });
+        let _ = handler.node.set(Arc::downgrade(&node));
+
+        let raft_loop = RaftLoop {
+            driver,
+            inputs: raft_inputs,
+            wal: wal_sender.clone(),
+            apply: apply.clone(),
+            outbound: outbound.clone(),
+            status: status.clone(),
+            fatal: fatal.clone(),
+            started,
+            tick: Duration::from_millis(config.heartbeat_interval_ms),
+            snapshot_count: config.snapshot_count,
+            catch_up_entries: config.snapshot_catchup_entries,
+            max_log_bytes: MAX_LOG_BYTES,
+            persisting: 0,
+            reads: ReadRounds::new(ids.next()),
+        };
+        let wal_loop = WalLoop {
+            wal,
+            disk,
+            snap_dir: snap_dir.clone(),
+            wal_dir,
+            max_wals: config.max_wals as usize,
+            inputs: wal_inputs,
+            raft: raft.clone(),
+            apply: apply.clone(),
+            outbound,
+            fatal: fatal.clone(),
+            metrics: metrics.clone(),
+            no_fsync: config.unsafe_no_fsync,
+        };
+        let apply_loop = ApplyLoop {
+            applier,
+            inputs: apply_inputs,
+            raft,
+            backend,
+            backend_loop: backend_sender.clone(),
+            shared: shared.clone(),
+            waits,
+            status,
+            published,
+            members: Box::new(members),
+            fatal,
+            metrics,
+            ids,
+            started,
+            snap_dir,
+            election_timeout_ms: config.election_timeout_ms,
+            lease_config,
+            checkpoint_entries: config.snapshot_count,
+            checkpoint_bytes: CHECKPOINT_BYTES,
+            value_cache_bytes: config.value_cache_budget_bytes(),
+            slow_apply: config.warning_apply_duration,
+            inboxes: Vec::new(),
+            reads: Vec::new(),
+            waiting_renewals: Vec::new(),
+            checkpointed: applied.index,
+            bytes_since_checkpoint: 0,
+            leads: false,
+        };
+        let threads = vec![
+            spawn("raft", move || raft_loop.run())?,
+            spawn("wal", move || wal_loop.run())?,
+            spawn("apply", move || apply_loop.run())?,
+            spawn("backend", move || backend_loop::run(shared, backend_inputs))?,
+        ];
+        let edge_threads = std::thread::available_parallelism().map_or(2, usize::from);
+        let edge = Edge::start(&node, edge_threads).map_err(failed("edge"))?;
+        let (stop_peers, _) = tokio::sync::watch::channel(false);
+        let mut server = Server {
+            node,
+            edge: Some(edge),
+            threads,
+            wal: wal_sender,
+            backend_loop: backend_sender,
+            stop_peers,
+            runtime: Some(runtime),
+            client_addresses: Vec::new(),
+            stopped: false,
+        };
+        server.listen(listeners, &transport);
+        Ok(server)
+    }
+
+    fn listen(&mut self, listeners: Listeners, transport: &Transport) {
+        let Some(runtime) = &self.runtime else { return };
+        for listener in listeners.peers {
+            let mut stop = self.stop_peers.subscribe();
+            let stopped = async move {
+                let _ = stop.wait_for(|stop| *stop).await;
+            };
+            runtime.spawn(peer::serve(listener, transport.clone(), stopped));
+        }
+        let Some(edge) = &self.edge else { return };
+        for (listener, serves) in listeners.clients {
+            self.client_addresses.extend(listener.local_addr().ok());
+            runtime.spawn(edge.clone().accept(listener, serves));
+        }
+        runtime.spawn(leader::publish(self.node.clone()));
+        runtime.spawn(leader::monitor_version(self.node.clone()));
+        // Checked when the config was.
+        if let Ok(Some(mode)) = self.node.config.auto_compaction() {
+            runtime.spawn(leader::auto_compact(self.node.clone(), mode));
+        }
+    }
+
+    /// Returns once a leader is known and this member has caught up with it.
+    pub async fn ready(&self) {
+        loop {
+            if self.node.read_index().await.is_ok() {
+                return;
+            }
+            if self.node.fatal.is_set() {
+                return;
+            }
+        }
+    }
+
+    /// Returns when the member had to stop by itself, with the reason.
+    pub async fn failed(&self) -> String {
+        self.node.fatal.happened().await;
+        self.node.fatal.reason().unwrap_or_default().to_owned()
+    }
+
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Where clients can connect: the addresses bound, with the ports the system chose for those given as 0.
+    pub fn client_addresses(&self) -> &[SocketAddr] {
+        &self.client_addresses
+    }
+
+    /// A gRPC channel to this server within the process. Must be called within a tokio runtime.
+    pub fn channel(&self) -> Channel {
+        let edge = self.edge.clone();
+        let connector = tower::service_fn(move |_: http::Uri| {
+            let pipe = edge.as_ref().map(|edge| edge.connect());
+            async move { pipe.map(TokioIo::new).ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)) }
+        });
+        Endpoint::from_static("http://in-process").connect_with_connector_lazy(connector)
+    }
+
+    /// Stops cleanly: hands leadership on, finishes requests under way, makes everything durable. Blocks.
+    pub fn stop(mut self) {
+        self.shut_down();
+    }
+
+    fn shut_down(&mut self) {
+        if std::mem::replace(&mut self.stopped, true) {
+            return;
+        }
+        let Some(runtime) = self.runtime.take() else { return };
+        let node = self.node.clone();
+        runtime.block_on(hand_over(&node));
+        // The edge first, while there is still somebody to answer it.
+        if let Some(edge) = self.edge.take() {
+            edge.stop();
+            drop(edge);
+        }
+        let _ = self.stop_peers.send(true);
+        if let Some(transport) = self.node.transport() {
+            transport.stop();
+        }
+        let _ = self.node.raft.send(raft_loop::Input::Stop);
+        let _ = self.node.apply.send(apply_loop::Input::Stop);
+        let _ = self.wal.send(wal_loop::Input::Stop);
+        let _ = self.backend_loop.send(backend_loop::Input::Stop);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        runtime.shutdown_timeout(Duration::from_secs(1));
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+/// Offers leadership to another voter and waits for it to take over, for a while.
+async fn hand_over(node: &Node) {
+    if node.fatal.is_set() || !node.status.is_leader() {
+        return;
+    }
+    let (answer, target) = tokio::sync::oneshot::channel();
+    if node.raft.send(raft_loop::Input::TransferAway(answer)).is_err() {
+        return;
+    }
+    let Ok(Some(to)) = target.await else { return };
+    let mut changes = node.status.watch();
+    let patience = Duration::from_millis(TRANSFER_TIMEOUTS * node.config.election_timeout_ms);
+    match tokio::time::timeout(patience, changes.wait_for(|state| state.leader == to)).await {
+        Ok(Ok(_)) => tracing::info!(to = format!("{to:x}"), "leadership transferred"),
+        _ => tracing::warn!(to = format!("{to:x}"), "leadership was not taken over in time"),
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>, StartError> {
+    std::thread::Builder::new().name(name.into()).spawn(run).map_err(failed("thread"))
+}
+
+/// Whether this member alone votes, with no configuration change left to apply.
+fn alone(driver: &Driver, id: u64) -> bool {
+    driver.conf_state().voters == [id] && driver.is_promotable()
+}
+
+/// xorshift64*: election timeouts need to differ between members, nothing more.
+fn random(seed: u64) -> crate::raft::driver::Random {
+    let mut state = seed | 1;
+    Box::new(move |bound| {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound.max(1)
+    })
+}
+
+/// Keeps the transport in step with the members.
+struct Members {
+    id: u64,
+    transport: Transport,
+    fatal: Arc<Fatal>,
+}
+
+impl MemberChanges for Members {
+    fn changed(&self, change: &Change) {
+        let outcome = match change {
+            Change::Added(member) => self.transport.add_peer(member.id, &member.peer_urls),
+            Change::Updated(member) if member.id != self.id => {
+                self.transport.update_peer(member.id, &member.peer_urls)
+            }
+            Change::Removed(id) if *id == self.id => {
+                self.fatal.set("the member has been permanently removed from the cluster".into());
+                Ok(())
+            }
+            Change::Removed(id) => {
+                self.transport.remove_peer(*id);
+                Ok(())
+            }
+            Change::Updated(_) | Change::Promoted(_) => Ok(()),
+        };
+        if let Err(error) = outcome {
+            tracing::warn!(%error, ?change, "a member cannot be reached");
+        }
+    }
+
+    fn replaced(&self, membership: &Membership) {
+        for (id, _) in self.transport.peer_stats() {
+            if membership.get(id).is_none() {
+                self.transport.remove_peer(id);
+            }
+        }
+        for member in membership.members() {
+            self.changed(&Change::Added(member.clone()));
+        }
+    }
+}
+
+struct Listeners {
+    peers: Vec<TcpListener>,
+    clients: Vec<(TcpListener, Serves)>,
+}
+
+impl Listeners {
+    fn open(config: &Config) -> Result<Listeners, StartError> {
+        let open = |url: &Url| {
+            bind(url, config).map_err(|error| {
+                StartError(format!("listen tcp {}: bind: {error}", url.authority()))
+            })
+        };
+        let peers = config.listen_peer_urls.iter().map(open).collect::<Result<_, _>>()?;
+        let kinds = [
+            (&config.listen_client_urls, Serves::Everything),
+            (&config.listen_client_http_urls, Serves::Everything),
+            (&config.listen_metrics_urls, Serves::Metrics),
+        ];
+        let mut clients = Vec::new();
+        for (urls, serves) in kinds {
+            for url in urls {
+                clients.push((open(url)?, serves));
+            }
+        }
+        Ok(Listeners { peers, clients })
+    }
+}
+
+fn bind(url: &Url, config: &Config) -> io::Result<TcpListener> {
+    let host = if url.host() == "localhost" { "127.0.0.1" } else { url.host() };
+    let ip = host.trim_matches(['[', ']']).parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let address = SocketAddr::new(ip, url.port());
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As Go's listeners: a restart need not wait for old connections to time out.
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(config.socket_reuse_port)?;
+    socket.bind(address)?;
+    socket.listen(4096)
+}
+
+/// Metadata of the state found at start.
+pub type AppliedState = raftpb::SnapshotMetadata;

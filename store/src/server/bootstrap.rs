@@ -1,0 +1,294 @@
+//! Bootstrap: finds the member in its data directory, or founds it there.
+//!
+//! A new member of a new cluster writes what every other one writes: one configuration change per initial member, in
+//! order of IDs, at term 1, committed. A restart reads the newest snapshot marker, the log behind it, and the backend,
+//! which is at or past the marker; what the backend lacks is applied again from the log.
+//! Everything found is checked against everything else before anything is changed.
+
+use std::{
+    fs,
+    io::BufReader,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use proto::{etcdserverpb, leasepb, raftpb, walpb};
+use prost::Message;
+
+use super::{StartError, failed};
+use crate::{
+    apply::{alarm::Alarms, conf_state_json},
+    backend::{Backend, Batch, Bucket, rocks::{self, Rocks}, schema::meta},
+    config::{ClusterState, Config},
+    disk::Disk,
+    ids,
+    membership::{Member, Membership},
+    mvcc::load::{self, Loaded},
+    node::{apply_loop::received_path, backend_loop::load_tree, load_leases, snapshot},
+    raft::{convert, log::Log},
+    snap,
+    wal::{self, EntryRef, Wal},
+};
+
+/// The backend's directory and the saved tree, beside etcd's snapshot files.
+const BACKEND_DIR: &str = "kv";
+pub const TREE_FILE: &str = "tree";
+
+pub struct Bootstrapped {
+    pub id: u64,
+    pub cluster_id: u64,
+    pub wal: Wal,
+    pub log: Log,
+    pub backend: Arc<dyn Backend>,
+    pub loaded: Loaded,
+    pub leases: Vec<leasepb::Lease>,
+    pub membership: Membership,
+    pub alarms: Alarms,
+    /// What the backend holds.
+    pub applied: raftpb::SnapshotMetadata,
+}
+
+pub fn bootstrap(config: &Config, disk: Arc<dyn Disk>) -> Result<Bootstrapped, StartError> {
+    let data_dir = config.data_dir_path();
+    check_data_dir(&data_dir)?;
+    let snap_dir = config.member_dir_path().join("snap");
+    let wal_dir = config.wal_dir_path();
+    let exists = wal::exists(&*disk, &wal_dir).map_err(failed("write-ahead log"))?;
+    disk.create_dir_all(&snap_dir).map_err(failed("cannot create data directory"))?;
+    if snap_dir.join("db").exists() && !snap_dir.join(BACKEND_DIR).exists() {
+        return Err(StartError(format!(
+            "{} holds the data of a stock etcd (snap/db): taking it over in place is not supported yet",
+            data_dir.display()
+        )));
+    }
+    if exists { restart(config, disk, &snap_dir, &wal_dir) } else { found(config, disk, &snap_dir, &wal_dir) }
+}
+
+fn check_data_dir(data_dir: &Path) -> Result<(), StartError> {
+    let Ok(entries) = fs::read_dir(data_dir) else { return Ok(()) };
+    for entry in entries.flatten() {
+        match entry.file_name().to_str() {
+            Some("member") => {}
+            Some("proxy") => return Err(StartError("unable to start: the data directory belongs to a v2 proxy".into())),
+            name => tracing::warn!(file = name, dir = %data_dir.display(), "found invalid file under data directory"),
+        }
+    }
+    Ok(())
+}
+
+fn open_backend(snap_dir: &Path) -> Result<Arc<dyn Backend>, StartError> {
+    Ok(Rocks::open(&snap_dir.join(BACKEND_DIR), rocks::Settings::default()).map_err(failed("backend"))?)
+}
+
+/// Founds a member of a new cluster.
+fn found(config: &Config, disk: Arc<dyn Disk>, snap_dir: &Path, wal_dir: &Path) -> Result<Bootstrapped, StartError> {
+    if config.initial_cluster_state == ClusterState::Existing {
+        return Err(StartError(
+            "joining an existing cluster is not supported yet; start with --initial-cluster-state=new".into(),
+        ));
+    }
+    let initial = config.initial_cluster().map_err(|error| StartError(error.0))?;
+    initial.verify(&config.name).map_err(|error| StartError(error.0))?;
+    let mut members: Vec<Member> = initial
+        .members()
+        .map(|(name, urls)| {
+            let urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
+            Member::initial(name, &urls, &config.initial_cluster_token)
+        })
+        .collect();
+    members.sort_by_key(|member| member.id);
+    if members.windows(2).any(|pair| pair[0].id == pair[1].id) {
+        return Err(StartError("two members of --initial-cluster have the same peer URLs".into()));
+    }
+    let id = members
+        .iter()
+        .find(|member| member.name == config.name)
+        .map(|member| member.id)
+        .ok_or_else(|| StartError(format!("couldn't find local name {:?} in the initial cluster configuration", config.name)))?;
+    let voters: Vec<u64> = members.iter().map(|member| member.id).collect();
+    let cluster_id = ids::cluster_id(&voters);
+
+    let backend = open_backend(snap_dir)?;
+    if backend.get(Bucket::Meta, meta::CONSISTENT_INDEX).map_err(failed("backend"))?.is_some() {
+        return Err(StartError(format!(
+            "{} holds data, but its write-ahead log {} is gone: restore the log, or remove the data directory and \
+             rejoin the cluster",
+            snap_dir.display(),
+            wal_dir.display()
+        )));
+    }
+    let metadata = etcdserverpb::Metadata { node_id: id, cluster_id };
+    let mut wal = Wal::create(disk, wal_dir, &metadata, wal::Options::default()).map_err(failed("write-ahead log"))?;
+    let entries: Vec<raftpb::Entry> = members
+        .iter()
+        .zip(1..)
+        .map(|(member, index)| {
+            let change = raftpb::ConfChange {
+                r#type: raftpb::ConfChangeType::ConfChangeAddNode as i32,
+                node_id: member.id,
+                context: Some(member.to_json().into()),
+                ..Default::default()
+            };
+            raftpb::Entry {
+                r#type: raftpb::EntryType::EntryConfChange as i32,
+                term: 1,
+                index,
+                data: Some(change.encode_to_vec().into()),
+            }
+        })
+        .collect();
+    let hard_state = raftpb::HardState { term: 1, vote: 0, commit: entries.len() as u64 };
+    wal.save(Some(&hard_state), entries.iter().map(EntryRef::from)).map_err(failed("write-ahead log"))?;
+    wal.sync().map_err(failed("write-ahead log"))?;
+    let conf_state = raftpb::ConfState { voters, ..Default::default() };
+    tracing::info!(member_id = format!("{id:x}"), cluster_id = format!("{cluster_id:x}"), "starting a new member of a new cluster");
+    assemble(id, cluster_id, wal, backend, &raftpb::SnapshotMetadata::default(), hard_state, entries, Some(conf_state), None)
+}
+
+fn restart(config: &Config, disk: Arc<dyn Disk>, snap_dir: &Path, wal_dir: &Path) -> Result<Bootstrapped, StartError> {
+    let valid = wal::valid_snapshots(&*disk, wal_dir).map_err(failed("write-ahead log"))?;
+    let found = snap::load_newest(&*disk, snap_dir, &valid).map_err(failed("snapshot"))?;
+    for (file, reason) in &found.broken {
+        tracing::warn!(file = %file.display(), reason, "set aside an unreadable snapshot file");
+    }
+    let marker = found.snapshot.unwrap_or_default().metadata;
+    let from = walpb::Snapshot { index: marker.index, term: marker.term, conf_state: None };
+    let (wal, recovered) = Wal::open(disk, wal_dir, &from, wal::Options::default()).map_err(failed("write-ahead log"))?;
+    if let Some((file, offset)) = &recovered.torn {
+        tracing::warn!(file = %file.display(), offset, "cut off a torn write at the end of the log");
+    }
+    let etcdserverpb::Metadata { node_id, cluster_id } = recovered.metadata;
+    let backend = open_backend(snap_dir)?;
+    finish_install(&*backend, snap_dir, &marker)?;
+    let membership = Membership::load(cluster_id, &*backend).map_err(failed("backend"))?;
+    if membership.members().next().is_some() && membership.get(node_id).is_none() && !membership.is_removed(node_id) {
+        return Err(StartError(format!(
+            "the write-ahead log in {} belongs to member {node_id:x}, the data in {} to a cluster without it: they are \
+             of different members",
+            wal_dir.display(),
+            snap_dir.display()
+        )));
+    }
+    if membership.is_removed(node_id) {
+        return Err(StartError(format!("member {node_id:x} has been permanently removed from the cluster")));
+    }
+    if let Ok(initial) = config.initial_cluster()
+        && !config.initial_cluster.is_empty()
+        && let Some(own) = membership.get(node_id)
+        && !own.name.is_empty()
+        && own.name != config.name
+        && initial.members().any(|(name, _)| name == config.name)
+    {
+        tracing::warn!(
+            name = config.name,
+            found = own.name,
+            "the data directory was written by a member of another name"
+        );
+    }
+    let tree = load_tree(&snap_dir.join(TREE_FILE));
+    tracing::info!(
+        member_id = format!("{node_id:x}"),
+        cluster_id = format!("{cluster_id:x}"),
+        commit_index = recovered.hard_state.commit,
+        "restarting local member"
+    );
+    assemble(
+        node_id,
+        cluster_id,
+        wal,
+        backend,
+        &marker,
+        recovered.hard_state,
+        recovered.entries,
+        None,
+        tree,
+    )
+}
+
+/// Completes the installation of a received snapshot that a crash interrupted, or that had not begun.
+fn finish_install(backend: &dyn Backend, snap_dir: &Path, marker: &raftpb::SnapshotMetadata) -> Result<(), StartError> {
+    let installing = backend.get(Bucket::Meta, meta::INSTALLING).map_err(failed("backend"))?;
+    let found = snapshot::metadata(backend).map_err(failed("backend"))?.index;
+    let index = match installing.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?))) {
+        Some(index) => index,
+        None if found < marker.index => marker.index,
+        None => return Ok(()),
+    };
+    let path: PathBuf = received_path(snap_dir, index);
+    let file = fs::File::open(&path).map_err(|error| {
+        StartError(format!(
+            "the data ends at raft index {found}, before the snapshot at {index}, and the received snapshot {} cannot be \
+             read: {error}; remove the data directory and rejoin the cluster",
+            path.display()
+        ))
+    })?;
+    let _ = fs::remove_file(snap_dir.join(TREE_FILE));
+    snapshot::install(backend, index, &mut BufReader::with_capacity(1 << 20, file)).map_err(failed("snapshot"))?;
+    fs::remove_file(&path).map_err(failed("snapshot"))
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of a member, met here once")]
+fn assemble(
+    id: u64,
+    cluster_id: u64,
+    wal: Wal,
+    backend: Arc<dyn Backend>,
+    marker: &raftpb::SnapshotMetadata,
+    mut hard_state: raftpb::HardState,
+    entries: Vec<raftpb::Entry>,
+    conf_state: Option<raftpb::ConfState>,
+    tree: Option<(i64, crate::mvcc::tree::Tree)>,
+) -> Result<Bootstrapped, StartError> {
+    if let Some(conf_state) = conf_state {
+        let mut batch = Batch::default();
+        batch.put(Bucket::Meta, meta::CONF_STATE, &conf_state_json(&conf_state));
+        backend.write(&batch).map_err(failed("backend"))?;
+    }
+    let mut applied = snapshot::metadata(&*backend).map_err(failed("backend"))?;
+    let last = entries.last().map_or(marker.index, |entry| entry.index);
+    if applied.index > last {
+        return Err(StartError(format!(
+            "the data is at raft index {}, but the write-ahead log ends at {last}: the log was cut or belongs to another \
+             member",
+            applied.index
+        )));
+    }
+    // A crash before the first flush: the log alone tells who votes.
+    if applied.conf_state.voters.is_empty() {
+        applied.conf_state = initial_conf_state(&entries)?;
+    }
+    // The commit index is written lazily; what was applied was committed.
+    hard_state.commit = hard_state.commit.max(applied.index).max(marker.index);
+    let mut log = Log::new(
+        convert::hard_state_to_raft(&hard_state),
+        convert::conf_state_to_raft(&applied.conf_state),
+        (marker.index, marker.term),
+    );
+    let entries: Vec<_> = entries.into_iter().map(convert::entry_to_raft).collect();
+    log.append(&entries);
+    if let Some(term) = log.term_of(applied.index) {
+        log.applied = (applied.index, term, convert::conf_state_to_raft(&applied.conf_state));
+    }
+    let loaded = load::load(&*backend, tree).map_err(failed("backend"))?;
+    let leases = load_leases(&*backend).map_err(failed("backend"))?;
+    let membership = Membership::load(cluster_id, &*backend).map_err(failed("backend"))?;
+    let alarms = Alarms::load(&*backend).map_err(failed("backend"))?;
+    Ok(Bootstrapped { id, cluster_id, wal, log, backend, loaded, leases, membership, alarms, applied })
+}
+
+/// Voters named by the configuration changes that open a log.
+fn initial_conf_state(entries: &[raftpb::Entry]) -> Result<raftpb::ConfState, StartError> {
+    let mut conf_state = raftpb::ConfState::default();
+    for entry in entries.iter().take_while(|entry| entry.r#type == raftpb::EntryType::EntryConfChange as i32) {
+        let data = entry.data.clone().unwrap_or_default();
+        let change = raftpb::ConfChange::decode(data).map_err(failed("write-ahead log: configuration change"))?;
+        conf_state.voters.push(change.node_id);
+    }
+    if conf_state.voters.is_empty() {
+        return Err(StartError(
+            "the data directory has no members: its backend is empty and its log does not begin with them".into(),
+        ));
+    }
+    conf_state.voters.sort_unstable();
+    Ok(conf_state)
+}

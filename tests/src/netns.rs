@@ -1,0 +1,111 @@
+//! Network namespaces: hosts on one bridge, each of which can be cut off.
+//! The bridge itself lives in a namespace of its own, so no address, route or device of the machine is used
+//! or changed; the only names outside are those of the namespaces, which carry the process id. They are
+//! removed on drop, after failures too. Needs root and `ip`.
+
+use std::fs::File;
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
+
+use crate::cluster::Host;
+
+pub struct Network {
+    prefix: String,
+    size: usize,
+}
+
+impl Network {
+    /// Makes `size` hosts, or says why that is not possible here.
+    pub fn new(size: usize) -> Result<Network, String> {
+        // SAFETY: geteuid cannot fail and has no effects.
+        if unsafe { libc::geteuid() } != 0 {
+            return Err("network namespaces need root".to_string());
+        }
+        let network = Network { prefix: format!("keelson-{}", std::process::id()), size };
+        let hub = network.hub();
+        ip(&["netns", "add", &hub])?;
+        ip(&["-n", &hub, "link", "add", "br0", "type", "bridge"])?;
+        ip(&["-n", &hub, "addr", "add", "10.77.0.254/24", "dev", "br0"])?;
+        ip(&["-n", &hub, "link", "set", "br0", "up"])?;
+        ip(&["-n", &hub, "link", "set", "lo", "up"])?;
+        for n in 0..size {
+            let (host, port) = (network.name(n), format!("port{n}"));
+            ip(&["netns", "add", &host])?;
+            ip(&["-n", &hub, "link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &host])?;
+            ip(&["-n", &hub, "link", "set", &port, "master", "br0", "up"])?;
+            ip(&["-n", &host, "addr", "add", &format!("{}/24", network.address(n)), "dev", "eth0"])?;
+            ip(&["-n", &host, "link", "set", "eth0", "up"])?;
+            ip(&["-n", &host, "link", "set", "lo", "up"])?;
+        }
+        Ok(network)
+    }
+
+    /// The namespace of the bridge, from which every host that is not cut off can be reached.
+    pub fn hub(&self) -> String {
+        format!("{}-hub", self.prefix)
+    }
+
+    pub fn name(&self, n: usize) -> String {
+        format!("{}-{n}", self.prefix)
+    }
+
+    fn address(&self, n: usize) -> IpAddr {
+        let last = u8::try_from(n + 1).expect("few hosts");
+        IpAddr::V4(Ipv4Addr::new(10, 77, 0, last))
+    }
+
+    pub fn hosts(&self) -> Vec<Host> {
+        let prefix = |n| ["ip", "netns", "exec", &self.name(n)].map(str::to_string).to_vec();
+        (0..self.size).map(|n| Host { address: self.address(n), prefix: prefix(n) }).collect()
+    }
+
+    /// Cuts host `n` off from all others; it still reaches itself.
+    pub fn isolate(&self, n: usize) {
+        self.set_port(n, "down");
+    }
+
+    pub fn heal(&self, n: usize) {
+        self.set_port(n, "up");
+    }
+
+    fn set_port(&self, n: usize, state: &str) {
+        ip(&["-n", &self.hub(), "link", "set", &format!("port{n}"), state]).expect("bridge port");
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for name in (0..self.size).map(|n| self.name(n)).chain([self.hub()]) {
+            // Those that were not made yet cannot be removed.
+            let _ = ip(&["netns", "del", &name]);
+        }
+    }
+}
+
+/// Runs `body` on a thread and runtime of its own inside a namespace; its panics go on in the caller.
+pub fn inside<T: Send + 'static, F: Future<Output = T>>(
+    namespace: &str,
+    body: impl FnOnce() -> F + Send + 'static,
+) -> T {
+    let path = format!("/run/netns/{namespace}");
+    let thread = std::thread::spawn(move || {
+        let file = File::open(&path).unwrap_or_else(|error| panic!("open {path}: {error}"));
+        // SAFETY: setns moves only this thread, and the descriptor is open.
+        let entered = unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) };
+        assert_eq!(entered, 0, "enter {path}: {}", std::io::Error::last_os_error());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        runtime.block_on(body())
+    });
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn ip(args: &[&str]) -> Result<(), String> {
+    let output = Command::new("ip").args(args).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| format!("cannot run ip: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!("ip {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
+}
