@@ -105,12 +105,11 @@ impl Client {
             let mut attempt = 1;
             loop {
                 let (channel, endpoint) = self.connections.pick().await?;
-                let answer = call(channel, stamped(request.clone())).await;
-                let status = match answer {
+                let error = match call(channel, stamped(request.clone())).await {
                     Ok(response) => return Ok(response.into_inner()),
-                    Err(status) => status,
+                    Err(status) => Error::from(status),
                 };
-                if status.code() == Code::Unavailable {
+                if matches!(error, Error::Status(Code::Unavailable, _)) {
                     self.connections.give_up_on(endpoint);
                     if repeat == Repeat::Reads && attempt < MAX_ATTEMPTS {
                         attempt += 1;
@@ -118,7 +117,7 @@ impl Client {
                         continue;
                     }
                 }
-                return Err(Error::from(status));
+                return Err(error);
             }
         };
         timeout(self.options.command_timeout, attempts).await.unwrap_or(Err(Error::DeadlineExceeded))

@@ -8,6 +8,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use proto::etcdserverpb::alarm_request::AlarmAction;
 use proto::etcdserverpb::lease_client::LeaseClient;
@@ -16,6 +19,9 @@ use proto::etcdserverpb::{AlarmRequest, AlarmType, LeaseGrantRequest, StatusRequ
 
 const OURS: &str = env!("CARGO_BIN_EXE_etcdctl");
 const STORY: &str = include_str!("against_etcd.txt");
+
+/// A command that hangs is killed, which shows as a difference.
+const LONGEST_RUN: Duration = Duration::from_secs(30);
 
 /// Set up on both twins by hand, since etcdctl lets the server choose the id.
 const LEASE: i64 = 0x77;
@@ -98,6 +104,8 @@ struct Case {
     lines: Option<usize>,
     masks: Vec<&'static str>,
     without_endpoints: bool,
+    /// Help is compared up to its options: our list differs.
+    usage: bool,
 }
 
 impl Case {
@@ -112,10 +120,12 @@ impl Case {
             lines: None,
             masks: Vec::new(),
             without_endpoints: false,
+            usage: false,
         };
         for word in command.split_whitespace() {
             match word.strip_prefix('@') {
                 Some("same") => case.same_server = true,
+                Some("usage") => case.usage = true,
                 Some("nowhere") => case.without_endpoints = true,
                 Some(directive) => match directive.split_once('=') {
                     Some(("lines", count)) => case.lines = Some(count.parse().unwrap()),
@@ -142,24 +152,43 @@ impl Case {
         }
         command.envs(self.environment.iter().cloned());
         let mut child = command.spawn().unwrap();
+        let (mut stdout, mut stderr) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         let mut stdin = child.stdin.take().unwrap();
-        // A command that ends without reading its input closes the pipe.
-        let _ = stdin.write_all(self.stdin.as_bytes());
-        let Some(count) = self.lines else {
-            drop(stdin);
-            let output = child.wait_with_output().unwrap();
-            return self.output(output.stdout, &output.stderr, output.status.code(), server);
-        };
-        let mut stdout = Vec::new();
-        let mut reader = BufReader::new(child.stdout.take().unwrap());
-        for _ in 0..count {
-            reader.read_until(b'\n', &mut stdout).unwrap();
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let mut stderr = Vec::new();
-        child.stderr.take().unwrap().read_to_end(&mut stderr).unwrap();
-        self.output(stdout, &stderr, None, server)
+        let child = Mutex::new(child);
+        let (done, waiting) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            let kill = || child.lock().unwrap().kill().unwrap();
+            scope.spawn(move || {
+                if waiting.recv_timeout(LONGEST_RUN) == Err(RecvTimeoutError::Timeout) {
+                    kill();
+                }
+            });
+            let errors = scope.spawn(move || {
+                let mut bytes = Vec::new();
+                stderr.read_to_end(&mut bytes).unwrap();
+                bytes
+            });
+            // A command that ends without reading its input closes the pipe.
+            let _ = stdin.write_all(self.stdin.as_bytes());
+            let mut printed = Vec::new();
+            match self.lines {
+                None => {
+                    drop(stdin);
+                    stdout.read_to_end(&mut printed).unwrap();
+                }
+                Some(count) => {
+                    let mut reader = BufReader::new(stdout);
+                    for _ in 0..count {
+                        reader.read_until(b'\n', &mut printed).unwrap();
+                    }
+                    kill();
+                }
+            }
+            let errors = errors.join().unwrap();
+            let status = child.lock().unwrap().wait().unwrap();
+            drop(done);
+            self.output(printed, &errors, status.code(), server)
+        })
     }
 
     fn output(&self, stdout: Vec<u8>, stderr: &[u8], code: Option<i32>, server: &Server) -> Output {
@@ -175,7 +204,13 @@ impl Case {
         let last = stderr.strip_suffix(b"\n").unwrap_or(stderr).rsplit(|&byte| byte == b'\n').next();
         // The real one logs retries in JSON; we do not.
         let last = last.filter(|line| !line.starts_with(b"{\"level\":\"warn\"")).unwrap_or_default();
-        Output { stdout: replaced(&stdout), error: replaced(last), code }
+        let mut stdout = replaced(&stdout);
+        if self.usage
+            && let Some(options) = stdout.find("\nOPTIONS:\n")
+        {
+            stdout.truncate(options);
+        }
+        Output { stdout, error: replaced(last), code }
     }
 }
 

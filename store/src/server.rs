@@ -199,8 +199,8 @@ impl Server {
             applied: applied.index,
         };
         let mut driver = Driver::new(&settings, log, random(id ^ unix_ms)).map_err(failed("raft"))?;
-        if alone(&driver, id) {
-            // Nobody to wait for.
+        if driver.is_alone() {
+            // Has no effect while bootstrap entries are to be applied: then the raft thread tries again.
             let _ = driver.step(Event::Campaign);
         }
 
@@ -445,11 +445,6 @@ async fn hand_over(node: &Node) {
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>, StartError> {
     std::thread::Builder::new().name(name.into()).spawn(run).map_err(failed("thread"))
-}
-
-/// Whether this member alone votes, with no configuration change left to apply.
-fn alone(driver: &Driver, id: u64) -> bool {
-    driver.conf_state().voters == [id] && driver.is_promotable()
 }
 
 /// xorshift64*: election timeouts need to differ between members, nothing more.

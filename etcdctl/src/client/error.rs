@@ -1,5 +1,7 @@
 //! What a failed call is to the user: etcd's own message where the server sent one, else gRPC's rendering of it.
 
+use std::error::Error as _;
+
 use tonic::{Code, Status};
 
 #[derive(Clone, Debug)]
@@ -22,6 +24,9 @@ const NOT_TYPED: [&str; 6] = [
     "etcdserver: context deadline exceeded",
 ];
 
+/// How tonic starts its refusal of an answer above the limit; Go's gRPC has another code and text for it.
+const TOO_LONG: &str = "Error, decoded message length too large";
+
 impl Error {
     /// The server ended a stream without a word.
     pub fn closed() -> Self {
@@ -42,6 +47,17 @@ impl From<Status> for Error {
     fn from(status: Status) -> Self {
         match status.code() {
             Code::DeadlineExceeded => Self::DeadlineExceeded,
+            Code::OutOfRange if status.message().starts_with(TOO_LONG) => {
+                let numbers =
+                    status.message().split(|c: char| !c.is_ascii_digit()).filter(|text| !text.is_empty());
+                let numbers: Vec<_> = numbers.collect();
+                let text = format!("grpc: received message larger than max ({})", numbers.join(" vs. "));
+                Self::Status(Code::ResourceExhausted, text)
+            }
+            // Only what a server did not send has a cause on this side: a connection that broke.
+            Code::Unknown | Code::Internal | Code::Cancelled if status.source().is_some() => {
+                Self::Status(Code::Unavailable, status.message().into())
+            }
             code => Self::Status(code, status.message().into()),
         }
     }
@@ -74,6 +90,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_broken_connection_passes_and_a_servers_word_is_final() {
+        let broken = Status::from_error("error reading a body from connection".into());
+        assert!(Error::from(broken).is_passing());
+        assert!(!Error::from(Status::unknown("error reading a body from connection")).is_passing());
+    }
+
+    #[test]
     fn texts() {
         for (status, text) in [
             (
@@ -86,6 +109,12 @@ mod tests {
                 "rpc error: code = Canceled desc = etcdserver: watch canceled",
             ),
             (Status::deadline_exceeded("x"), "context deadline exceeded"),
+            (
+                Status::out_of_range(
+                    "Error, decoded message length too large: found 42 bytes, the limit is: 5 bytes",
+                ),
+                "rpc error: code = ResourceExhausted desc = grpc: received message larger than max (42 vs. 5)",
+            ),
         ] {
             assert_eq!(Error::from(status).to_string(), text);
         }

@@ -160,7 +160,12 @@ impl Watches {
 
     async fn accept(&mut self, response: WatchResponse) {
         if response.created {
-            if let Some(watch) = self.creating.pop_front() {
+            if let Some(mut watch) = self.creating.pop_front() {
+                if watch.request.start_revision == 0 {
+                    // "From now on" is from then on, should the stream break before the first event.
+                    watch.request.start_revision =
+                        response.header.as_ref().map_or(0, |header| header.revision + 1);
+                }
                 if response.canceled {
                     let _ = watch.updates.send(Update::Response(response)).await;
                 } else {
@@ -268,6 +273,19 @@ mod tests {
         watches.prepare_to_reopen();
         let revisions: Vec<_> = watches.creating.iter().map(|w| w.request.start_revision).collect();
         assert_eq!(revisions, [10, 3]);
+    }
+
+    #[tokio::test]
+    async fn a_watch_from_now_on_keeps_its_now() {
+        let mut watches = Watches::default();
+        let (mut watch, _updates) = watch(b"a");
+        watch.request.start_revision = 0;
+        watches.creating.push_back(watch);
+        watches
+            .accept(WatchResponse { watch_id: 1, created: true, header: header(5), ..Default::default() })
+            .await;
+        watches.prepare_to_reopen();
+        assert_eq!(watches.creating[0].request.start_revision, 6);
     }
 
     #[tokio::test]

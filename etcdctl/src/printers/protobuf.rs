@@ -1,11 +1,11 @@
-//! The encoded answer, with no newline. Lease answers but that of `lease revoke` are cut to their bare header, as
-//! etcdctl does; answers about endpoints have no message of their own and are not supported.
+//! The encoded answer, with no newline. Oddities are etcdctl's: answers about leases are cut to their bare header,
+//! that of `lease revoke` cannot be encoded, nor can those about endpoints, which have no message of their own.
 
 use prost::Message;
 use proto::etcdserverpb::*;
 
 use super::{Out, Printer};
-use crate::exit::Outcome;
+use crate::exit::{BAD_FEATURE, Exit, Outcome};
 
 pub struct Protobuf;
 
@@ -53,8 +53,19 @@ impl Printer for Protobuf {
         bare_header(out, &response.header)
     }
 
-    fn lease_revoke(&self, out: Out, _: i64, response: &LeaseRevokeResponse) -> Outcome {
-        encode(out, response)
+    fn lease_revoke(&self, _: Out, _: i64, response: &LeaseRevokeResponse) -> Outcome {
+        let header = response.header.unwrap_or_default();
+        let fields = [
+            ("cluster_id", i128::from(header.cluster_id)),
+            ("member_id", i128::from(header.member_id)),
+            ("revision", i128::from(header.revision)),
+            ("raft_term", i128::from(header.raft_term)),
+        ];
+        let set = fields.iter().filter(|(_, value)| *value != 0);
+        let shown: String = set.map(|(name, value)| format!("{name}:{value} ")).collect();
+        let message =
+            format!("marshal unsupported for type clientv3.LeaseRevokeResponse ({{{shown} {{}} [] 0}})");
+        Err(Exit::new(BAD_FEATURE, message))
     }
 
     fn lease_keep_alive(&self, out: Out, response: &LeaseKeepAliveResponse) -> Outcome {

@@ -39,12 +39,27 @@ fn width(text: &str) -> usize {
     text.chars().count()
 }
 
+/// The lines of a cell, and the columns it claims: those of its text up to a full line, even if lines came out
+/// shorter.
+struct Cell {
+    lines: Vec<String>,
+    columns: usize,
+}
+
+impl Cell {
+    fn new(text: &str) -> Self {
+        let lines = wrap(text);
+        let widest = lines.iter().map(|line| width(line)).max().unwrap_or(0);
+        Self { lines, columns: widest.max(width(text).min(WIDEST_LINE)) }
+    }
+}
+
 fn draw(out: Out, headings: &[&str], rows: &[Row]) -> io::Result<()> {
     let headings: Vec<String> = headings.iter().map(|heading| heading.to_uppercase()).collect();
-    let rows: Vec<Vec<Vec<String>>> =
-        rows.iter().map(|row| row.iter().map(|cell| wrap(cell)).collect()).collect();
+    let rows: Vec<Vec<Cell>> =
+        rows.iter().map(|row| row.iter().map(|cell| Cell::new(cell)).collect()).collect();
     let widest = |column: usize| {
-        let cells = rows.iter().flat_map(|row| &row[column]).map(|line| width(line));
+        let cells = rows.iter().map(|row| row[column].columns);
         cells.chain([width(&headings[column])]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..headings.len()).map(widest).collect();
@@ -52,9 +67,9 @@ fn draw(out: Out, headings: &[&str], rows: &[Row]) -> io::Result<()> {
     let centred = headings.iter().zip(&widths).map(|(heading, width)| format!("| {heading:^width$} "));
     writeln!(out, "{rule}+\n{}|\n{rule}+", centred.collect::<String>())?;
     for row in &rows {
-        for line in 0..row.iter().map(Vec::len).max().unwrap_or(0) {
+        for line in 0..row.iter().map(|cell| cell.lines.len()).max().unwrap_or(0) {
             for (cell, width) in row.iter().zip(&widths) {
-                write!(out, "| {:>width$} ", cell.get(line).map_or("", String::as_str))?;
+                write!(out, "| {:>width$} ", cell.lines.get(line).map_or("", String::as_str))?;
             }
             writeln!(out, "|")?;
         }
@@ -62,13 +77,10 @@ fn draw(out: Out, headings: &[&str], rows: &[Row]) -> io::Result<()> {
     writeln!(out, "{rule}+")
 }
 
-/// Breaks a cell between words so that the squares of the gaps at the ends of all lines but the last sum to the
+/// Breaks a cell between words, of which two spaces have an empty one between them, so that the squares of the gaps at the ends of all lines but the last sum to the
 /// least. A word longer than a line widens all lines.
 fn wrap(cell: &str) -> Vec<String> {
-    let words: Vec<&str> = cell.split_whitespace().collect();
-    if width(cell) <= WIDEST_LINE || words.len() < 2 {
-        return vec![cell.to_owned()];
-    }
+    let words: Vec<&str> = cell.split([' ', '\n']).collect();
     let limit = words.iter().map(|word| width(word)).max().unwrap_or(0).max(WIDEST_LINE);
     let count = words.len();
     // For the words from i on: the least cost, and where their first line ends.
@@ -104,9 +116,11 @@ mod tests {
     #[test]
     fn wraps_long_cells_evenly() {
         assert_eq!(wrap("memberID:1 alarm:NOSPACE "), ["memberID:1 alarm:NOSPACE "]);
+        assert_eq!(Cell::new("memberID:1 alarm:NOSPACE ").columns, 25);
+        assert_eq!(Cell::new("memberID:10276657743932975437 alarm:NOSPACE").columns, 30);
         assert_eq!(
-            wrap("memberID:10276657743932975437 alarm:NOSPACE"),
-            ["memberID:10276657743932975437", "alarm:NOSPACE"]
+            wrap("memberID:10276657743932975437 alarm:NOSPACE "),
+            ["memberID:10276657743932975437", "alarm:NOSPACE "]
         );
         assert_eq!(wrap("http://127.0.0.1:2380,http://127.0.0.1:2381").len(), 1);
         assert_eq!(wrap(""), [""]);

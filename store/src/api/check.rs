@@ -13,7 +13,6 @@ use proto::etcdserverpb::{
 use tonic::Status;
 
 use super::error;
-use crate::mvcc::tree::KeyRange;
 
 pub fn range(request: &RangeRequest) -> Result<(), Status> {
     if request.key.is_empty() {
@@ -78,18 +77,18 @@ struct Changes<'a> {
 }
 
 impl<'a> Changes<'a> {
-    fn deletes(&self, key: &[u8]) -> bool {
-        self.deletes.iter().any(|(start, end)| KeyRange::from_request(start, end).contains(key))
+    /// As etcd's interval tree sees it: a range that is open above (`\0`) overlaps nothing.
+    fn deletes(&self, key: &Bytes) -> bool {
+        self.deletes.iter().any(|(start, end)| if end.is_empty() { key == *start } else { *start <= key && key < *end })
     }
 
-    fn puts_within(&self, start: &'a Bytes, end: &'a Bytes) -> bool {
-        let range = KeyRange::from_request(start, end);
-        self.puts.range::<Bytes, _>(start..).next().is_some_and(|key| range.contains(key))
+    fn put(&mut self, key: &'a Bytes) -> Result<(), Status> {
+        if self.deletes(key) || !self.puts.insert(key) { Err(error::duplicate_key()) } else { Ok(()) }
     }
 }
 
-/// A key may change once: two puts of it, or a put and a delete over it, are refused. Within a nested transaction its
-/// branches exclude each other; against what stands beside it both count.
+/// A key may be put once, and not where it is deleted: by this list, or by a transaction nested before the put.
+/// Branches of one nested transaction exclude each other, so both may put a key.
 fn intervals(ops: &[RequestOp]) -> Result<Changes<'_>, Status> {
     let mut all = Changes::default();
     for op in ops {
@@ -99,43 +98,19 @@ fn intervals(ops: &[RequestOp]) -> Result<Changes<'_>, Status> {
     }
     for op in ops {
         let Some(Request::RequestTxn(nested)) = &op.request else { continue };
-        let success = intervals(&nested.success)?;
+        let mut branches = intervals(&nested.success)?;
         let failure = intervals(&nested.failure)?;
-        let mut nested_puts = success.puts;
-        nested_puts.extend(failure.puts);
-        for key in nested_puts {
-            if all.deletes(key) || !all.puts.insert(key) {
-                return Err(error::duplicate_key());
-            }
+        branches.puts.extend(failure.puts);
+        for key in branches.puts {
+            all.put(key)?;
         }
-        for (start, end) in success.deletes.into_iter().chain(failure.deletes) {
-            // Its own puts were checked against its own deletes already.
-            let others = Changes { puts: all.puts.iter().filter(|key| !puts_of(nested).contains(*key)).copied().collect(), ..Default::default() };
-            if others.puts_within(start, end) {
-                return Err(error::duplicate_key());
-            }
-            all.deletes.push((start, end));
-        }
+        all.deletes.append(&mut branches.deletes);
+        all.deletes.extend(failure.deletes);
     }
     for op in ops {
-        let Some(Request::RequestPut(put)) = &op.request else { continue };
-        if !all.puts.insert(&put.key) || all.deletes(&put.key) {
-            return Err(error::duplicate_key());
+        if let Some(Request::RequestPut(put)) = &op.request {
+            all.put(&put.key)?;
         }
     }
     Ok(all)
-}
-
-fn puts_of(txn: &TxnRequest) -> BTreeSet<&Bytes> {
-    let mut puts = BTreeSet::new();
-    for op in txn.success.iter().chain(&txn.failure) {
-        match &op.request {
-            Some(Request::RequestPut(put)) => {
-                puts.insert(&put.key);
-            }
-            Some(Request::RequestTxn(nested)) => puts.extend(puts_of(nested)),
-            _ => {}
-        }
-    }
-    puts
 }

@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 
 use super::{MvccError, read, tree::Root};
-use crate::backend::{BackendError, Batch, Bucket, Read, schema::Revision, schema::index, schema::meta};
+use crate::backend::{BackendError, Batch, Bucket, Cursor, Read, schema::Revision, schema::index, schema::meta};
 
 pub struct Compaction {
     floor: i64,
@@ -44,18 +44,18 @@ impl Compaction {
         let mut batch = Batch::default();
         let mut cursor = backend.cursor(Bucket::Index);
         for (revision, tombstone, key) in &versions {
-            let newest = match self.root.get(key).map(|entry| entry.mod_revision()) {
-                Some(current) if current <= self.floor => current == revision.main,
-                _ => {
-                    cursor.seek(&index::key(key, self.floor))?;
-                    cursor.item().and_then(|(entry, _)| index::decode(entry)).is_some_and(|(found, main)| {
-                        found == key[..] && main == revision.main
-                    })
+            let newest = match self.root.get(key) {
+                Some(entry) if entry.mod_revision() <= self.floor => {
+                    (entry.mod_revision(), entry.sub()) == (revision.main, revision.sub)
                 }
+                _ => is_newest(&mut *cursor, key, *revision, self.floor)?,
             };
             let keep = newest && (!tombstone || revision.main == self.floor);
             if !keep {
                 batch.delete(Bucket::Key, &revision.encode(*tombstone));
+            }
+            // A key changed twice in one revision has one index entry, of its last change there.
+            if !keep && is_newest(&mut *cursor, key, *revision, revision.main)? {
                 batch.delete(Bucket::Index, &index::key(key, revision.main));
             }
         }
@@ -70,4 +70,13 @@ impl Compaction {
         }
         Ok((batch, done))
     }
+}
+
+/// Whether `revision` is the newest change of `key` at or below main revision `at`.
+fn is_newest(cursor: &mut (dyn Cursor + '_), key: &[u8], revision: Revision, at: i64) -> Result<bool, MvccError> {
+    cursor.seek(&index::key(key, at))?;
+    Ok(cursor.item().is_some_and(|(entry, value)| {
+        index::decode(entry).is_some_and(|(found, main)| found == key && main == revision.main)
+            && index::decode_value(value).is_some_and(|(sub, _)| sub == revision.sub)
+    }))
 }

@@ -158,7 +158,9 @@ impl RaftLoop {
                     self.status.slow_read_indexes.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            if let Some(context) = self.reads.start() {
+            if self.driver.can_read_index()
+                && let Some(context) = self.reads.start()
+            {
                 self.event(Event::ReadIndex { context });
             }
             self.work();
@@ -180,7 +182,13 @@ impl RaftLoop {
             Event::Applied { index } => self.compact(index),
             _ => {}
         }
-        match self.driver.step(event) {
+        let applied = matches!(event, Event::Applied { .. });
+        let result = self.driver.step(event);
+        if applied && self.driver.is_alone() {
+            // Nobody to wait for.
+            let _ = self.driver.step(Event::Campaign);
+        }
+        match result {
             Ok(()) => {}
             // What was refused times out at its proposer, or is sent again by its peer.
             Err(StepError::BadMessage(why)) => tracing::warn!(why, "dropped a raft message"),

@@ -272,6 +272,12 @@ impl Driver {
         SoftState { role, leader: raft.leader_id, term: raft.term }
     }
 
+    /// Whether a ReadIndex can be answered: a leader must first have committed in its own term.
+    pub fn can_read_index(&self) -> bool {
+        let raft = &self.node.raft;
+        raft.leader_id != 0 && (raft.state != StateRole::Leader || raft.commit_to_current_term())
+    }
+
     /// True while this member is the leader of a cluster in which it alone votes and has committed in its term:
     /// nobody else can commit, so what it has applied is the newest state there is.
     pub fn is_sole_leader(&self) -> bool {
@@ -294,8 +300,10 @@ impl Driver {
         self.node.store()
     }
 
-    pub fn is_promotable(&self) -> bool {
-        self.node.raft.promotable()
+    /// True for the only voter there is, while it does not lead.
+    pub fn is_alone(&self) -> bool {
+        let raft = &self.node.raft;
+        raft.state == StateRole::Follower && raft.promotable() && raft.prs().is_singleton()
     }
 
     /// (match index of `peer`, own last index), on the leader only.

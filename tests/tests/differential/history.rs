@@ -209,21 +209,25 @@ fn assert_equal(seed: u64, what: &str, stock: &[Event], ours: &[Event]) {
 
 /// Replays more than one response may hold with `fragment`; gives all events, put together again.
 pub async fn fragments(client: &Client) -> Vec<Event> {
-    // Below the request limit each, and several to a response.
+    // Below the request limit each, and with the previous values above the response limit.
     for batch in 0..8 {
-        let key = |n: u8| format!("big/{batch}/{n:02}");
-        let success = (0..10).map(|n| put_op(key(n), vec![n; 100 << 10])).collect();
+        let success = (0..14).map(|n| put_op(format!("big/{n:02}"), vec![n + batch; 100 << 10])).collect();
         client.kv.clone().txn(TxnRequest { success, ..Default::default() }).await.expect("txn");
     }
     let last = client.put("big/end", "").await.expect("put");
-    let request = WatchCreateRequest { fragment: true, ..everything(1, false) };
+    let request = WatchCreateRequest { fragment: true, ..everything(1, true) };
     let mut stream = client.open_watch(request).await.expect("watch");
     assert!(stream.next().await.expect("created").created);
     let (mut events, mut fragments): (Vec<Event>, u32) = (Vec::new(), 0);
     loop {
         let answer = stream.next().await.expect("events");
-        let size: usize =
-            answer.events.iter().filter_map(|event| event.kv.as_ref()).map(|kv| kv.value.len()).sum();
+        let size: usize = answer
+            .events
+            .iter()
+            .flat_map(|event| [&event.kv, &event.prev_kv])
+            .flatten()
+            .map(|kv| kv.value.len())
+            .sum();
         assert!(size <= 2 << 20, "a fragment of {size} bytes");
         fragments += u32::from(answer.fragment);
         events.extend(answer.events);

@@ -162,7 +162,7 @@ async fn watch_fragments_equal_stock_etcd() {
         let Some((_dir, stock, ours)) = pair().await else { return };
         let (stock, ours): (Client, Client) = (stock.client(), ours.client());
         let (stock, ours) = tokio::join!(history::fragments(&stock), history::fragments(&ours));
-        assert_eq!(stock.len(), 81);
+        assert_eq!(stock.len(), 113);
         // Not printed: megabytes.
         assert!(stock == ours, "events differ");
     })
