@@ -1,4 +1,6 @@
-//! Prints what the tree costs. `cargo run --release --example figures [keys]`.
+//! Prints what the tree costs. `cargo run --release --example tree_figures [keys]`.
+
+#![allow(clippy::disallowed_methods, reason = "the bans are for the server")]
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::hint::black_box;
@@ -6,7 +8,7 @@ use std::io::Cursor;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
-use tree::mvcc::tree::{KeyRange, Record, Tree};
+use store::mvcc::tree::{KeyRange, Record, Tree};
 
 /// The allocator of the server, with a count of the bytes asked of it.
 struct Counting;

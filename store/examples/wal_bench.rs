@@ -1,14 +1,16 @@
 //! Prints the cost of encoding, appending and reading back a log on a real disk: `wal_bench [DIR]`.
 
+#![allow(clippy::disallowed_methods, reason = "the bans are for the server")]
+
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use proto::{etcdserverpb::Metadata, raftpb::HardState, walpb};
-use wal::disk::Os;
-use wal::wal::frame::Encoder;
-use wal::wal::{EntryRef, Options, Wal};
+use store::disk::Os;
+use store::wal::frame::Encoder;
+use store::wal::{EntryRef, Options, Wal};
 
 const ENTRIES: u64 = 200_000;
 

@@ -7,6 +7,8 @@
 //! A request stays on its connection's thread until it needs the log.
 //! Source: etcd `server/etcdserver/api/v3rpc`, whose texts `error` and `check` reproduce.
 
+#![expect(clippy::disallowed_methods, reason = "its tasks and timers belong to connections")]
+
 pub mod check;
 pub mod cluster;
 pub mod edge;

@@ -7,14 +7,18 @@
 //! Source: etcd `server/etcdserver/apply`.
 
 pub mod alarm;
+#[cfg(test)]
+mod apply_test;
+#[cfg(test)]
+mod model;
 pub mod txn;
 
 use bytes::Bytes;
+use prost::Message;
 use proto::{
     etcdserverpb::{self as pb, AlarmType, InternalRaftRequest},
     membershippb, raftpb,
 };
-use prost::Message;
 
 use crate::{
     backend::{Bucket, schema::meta},
@@ -157,7 +161,7 @@ impl Applier {
         if entry.index <= self.consistent.0 {
             return None;
         }
-        self.consistent = (entry.index, entry.term);
+        let before = std::mem::replace(&mut self.consistent, (entry.index, entry.term));
         let data = entry.data.clone().unwrap_or_default();
         Some(match raftpb::EntryType::try_from(entry.r#type) {
             Ok(raftpb::EntryType::EntryConfChange) => match raftpb::ConfChange::decode(data) {
@@ -165,10 +169,12 @@ impl Applier {
                 Err(_) => unknown(0),
             },
             Ok(raftpb::EntryType::EntryConfChangeV2) => self.conf_change_v2(data),
-            _ if data.is_empty() => Applied { id: 0, result: Ok(Response::None), conf_change: None, compaction: None },
+            _ if data.is_empty() => {
+                Applied { id: 0, result: Ok(Response::None), conf_change: None, compaction: None }
+            }
             _ => match InternalRaftRequest::decode(data.clone()) {
                 // A v2 operation of an older log starts with its ID too, but its field 2 is a string.
-                Ok(request) if request.header.is_some() || request.id != 0 => self.request(request),
+                Ok(request) if request.header.is_some() || request.id != 0 => self.request(request, before),
                 _ => self.v2_request(data),
             },
         })
@@ -183,7 +189,8 @@ impl Applier {
                 let changes =
                     vec![raftpb::ConfChangeSingle { r#type: change.r#type, node_id: change.node_id }];
                 applied.conf_change = Some((raftpb::ConfChangeV2 { changes, ..Default::default() }, done));
-                applied.result = Ok(Response::Members(self.membership.members().map(|it| it.to_proto()).collect()));
+                applied.result =
+                    Ok(Response::Members(self.membership.members().map(|it| it.to_proto()).collect()));
             }
             Err(error) => applied.result = Err(ApplyError::Membership(error)),
         }
@@ -216,16 +223,33 @@ impl Applier {
         applied
     }
 
-    fn request(&mut self, request: InternalRaftRequest) -> Applied {
+    /// Lets the entry about to be carried out read the past: all before it is readable, none of itself is written.
+    fn settle(&mut self, before: (u64, u64)) -> Result<(), MvccError> {
+        let entry = std::mem::replace(&mut self.consistent, before);
+        let conf_state = self.membership.conf_state();
+        let batch = self.take_batch(Some(&conf_state));
+        self.consistent = entry;
+        self.store.settle(batch)
+    }
+
+    fn request(&mut self, request: InternalRaftRequest, before: (u64, u64)) -> Applied {
         let id = request.header.as_ref().map_or(request.id, |header| header.id);
         let mut compaction = None;
+        let reads_past = request.range.as_ref().is_some_and(|range| range.revision > 0)
+            || request.txn.as_ref().is_some_and(txn::reads_past);
+        if reads_past && let Err(error) = self.settle(before) {
+            return Applied { id, result: Err(error.into()), conf_change: None, compaction: None };
+        }
         let result = if let Some(put) = request.put {
             self.put(put).map(Response::Put)
         } else if let Some(txn) = request.txn {
             self.txn(txn).map(Response::Txn)
         } else if let Some(range) = request.range {
             let mut write = self.store.write();
-            write.range(&range).map(|response| Response::Range(with_revision(response, write.revision()))).map_err(Into::into)
+            write
+                .range(&range)
+                .map(|response| Response::Range(with_revision(response, write.revision())))
+                .map_err(Into::into)
         } else if let Some(delete) = request.delete_range {
             self.delete_range(delete).map(Response::DeleteRange)
         } else if let Some(compact) = request.compaction {
@@ -318,7 +342,12 @@ impl Applier {
             return Err(ApplyError::NoSpace);
         }
         let ttl = self.lessor.grant(request.id, request.ttl, self.now_ms)?;
-        Ok(pb::LeaseGrantResponse { header: header(self.store.revision()), id: request.id, ttl, error: String::new() })
+        Ok(pb::LeaseGrantResponse {
+            header: header(self.store.revision()),
+            id: request.id,
+            ttl,
+            error: String::new(),
+        })
     }
 
     /// Deletes all keys of the lease in one revision.
@@ -380,6 +409,7 @@ pub fn parse_conf_state(json: &[u8]) -> Option<raftpb::ConfState> {
         learners_next: Vec<u64>,
         auto_leave: bool,
     }
-    let Json { voters, learners, voters_outgoing, learners_next, auto_leave } = serde_json::from_slice(json).ok()?;
+    let Json { voters, learners, voters_outgoing, learners_next, auto_leave } =
+        serde_json::from_slice(json).ok()?;
     Some(raftpb::ConfState { voters, learners, voters_outgoing, learners_next, auto_leave })
 }

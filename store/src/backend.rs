@@ -91,7 +91,13 @@ impl Batch {
     }
 
     /// Puts a value of `value_len` bytes that `write` appends to the buffer it is given.
-    pub fn put_with(&mut self, bucket: Bucket, key: &[u8], value_len: usize, write: impl FnOnce(&mut Vec<u8>)) {
+    pub fn put_with(
+        &mut self,
+        bucket: Bucket,
+        key: &[u8],
+        value_len: usize,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
         self.header(bucket, 0, key, value_len);
         let end = self.buffer.len() + value_len;
         write(&mut self.buffer);
@@ -136,7 +142,9 @@ impl Batch {
         let mut rest = self.buffer.as_slice();
         std::iter::from_fn(move || {
             let (header, tail) = rest.split_at_checked(10)?;
-            let length = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]) as usize;
+            let length = |at: usize| {
+                u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]) as usize
+            };
             let (key, tail) = tail.split_at(length(2));
             let (value, tail) = tail.split_at(length(6));
             rest = tail;

@@ -12,6 +12,8 @@
 //! | 1 | `raft`, `wal`, `snap`, `backend` |
 //! | 0 | `config`, `log`, `disk`, `ids` |
 
+#![cfg_attr(test, allow(clippy::disallowed_methods, reason = "the bans are for the server"))]
+
 pub mod api;
 pub mod apply;
 pub mod backend;

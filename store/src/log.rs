@@ -11,6 +11,8 @@
 //! `?` written as JSON lists. Libraries below the server are kept to warnings: at debug level they would log
 //! each frame.
 
+#![expect(clippy::disallowed_methods, reason = "writes lines with their time, into files of its own")]
+
 use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::{self, Write};

@@ -44,8 +44,10 @@ fn main() -> ExitCode {
 
 /// Serves until a signal comes; returns its number.
 fn run(config: Config) -> Result<i32, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|it| it.to_string())?;
-    let urls = |urls: &[store::config::Url]| urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|it| it.to_string())?;
+    let urls =
+        |urls: &[store::config::Url]| urls.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let (client_urls, peer_urls) = (urls(&config.listen_client_urls), urls(&config.listen_peer_urls));
     let data_dir = config.data_dir_path();
     tracing::info!(

@@ -138,7 +138,8 @@ impl Membership {
 
     /// What raft's configuration is once all changes up to now are carried out.
     pub fn conf_state(&self) -> raftpb::ConfState {
-        let ids = |learner| self.members.values().filter(|it| it.is_learner == learner).map(|it| it.id).collect();
+        let ids =
+            |learner| self.members.values().filter(|it| it.is_learner == learner).map(|it| it.id).collect();
         raftpb::ConfState { voters: ids(false), learners: ids(true), ..Default::default() }
     }
 
@@ -172,10 +173,12 @@ impl Membership {
         let context = change.context.as_deref().unwrap_or_default();
         let parse = || serde_json::from_slice::<Context>(context).map_err(|_| ChangeError::Malformed);
         let url_taken = |members: &BTreeMap<u64, Member>, member: &Member| {
-            let mut others = members.values().filter(|other| other.id != member.id).flat_map(|other| &other.peer_urls);
+            let mut others =
+                members.values().filter(|other| other.id != member.id).flat_map(|other| &other.peer_urls);
             others.any(|url| member.peer_urls.contains(url))
         };
-        let change_type = raftpb::ConfChangeType::try_from(change.r#type).map_err(|_| ChangeError::Malformed)?;
+        let change_type =
+            raftpb::ConfChangeType::try_from(change.r#type).map_err(|_| ChangeError::Malformed)?;
         match change_type {
             ConfChangeAddNode | ConfChangeAddLearnerNode => {
                 let Context { member, is_promote } = parse()?;
@@ -245,7 +248,8 @@ mod tests {
 
     #[test]
     fn member_json_is_that_of_etcd() {
-        let member = Member { id: 7, peer_urls: vec!["http://a:1".into()], name: "n".into(), ..Member::default() };
+        let member =
+            Member { id: 7, peer_urls: vec!["http://a:1".into()], name: "n".into(), ..Member::default() };
         assert_eq!(member.to_json(), r#"{"id":7,"peerURLs":["http://a:1"],"name":"n"}"#);
     }
 
@@ -256,20 +260,32 @@ mod tests {
         let mut batch = Batch::default();
         let learner = r#"{"id":2,"peerURLs":["http://b:1"],"isLearner":true}"#;
         assert!(membership.change(&change(ConfChangeAddLearnerNode, 2, learner), &mut batch).is_ok());
-        assert_eq!(membership.change(&change(ConfChangeAddNode, 2, learner), &mut batch), Err(ChangeError::IdExists));
+        assert_eq!(
+            membership.change(&change(ConfChangeAddNode, 2, learner), &mut batch),
+            Err(ChangeError::IdExists)
+        );
         let promote = r#"{"id":2,"peerURLs":null,"isPromote":true}"#;
         assert_eq!(
             membership.change(&change(ConfChangeAddNode, 2, promote), &mut batch),
             Ok(Change::Promoted(2))
         );
-        assert_eq!(membership.change(&change(ConfChangeAddNode, 2, promote), &mut batch), Err(ChangeError::NotLearner));
+        assert_eq!(
+            membership.change(&change(ConfChangeAddNode, 2, promote), &mut batch),
+            Err(ChangeError::NotLearner)
+        );
         assert_eq!(membership.get(2).unwrap().peer_urls, ["http://b:1"]);
         let same_url = r#"{"id":3,"peerURLs":["http://b:1"]}"#;
         assert_eq!(
             membership.change(&change(ConfChangeAddNode, 3, same_url), &mut batch),
             Err(ChangeError::PeerUrlExists)
         );
-        assert_eq!(membership.change(&change(ConfChangeRemoveNode, 2, ""), &mut batch), Ok(Change::Removed(2)));
-        assert_eq!(membership.change(&change(ConfChangeAddNode, 2, learner), &mut batch), Err(ChangeError::IdRemoved));
+        assert_eq!(
+            membership.change(&change(ConfChangeRemoveNode, 2, ""), &mut batch),
+            Ok(Change::Removed(2))
+        );
+        assert_eq!(
+            membership.change(&change(ConfChangeAddNode, 2, learner), &mut batch),
+            Err(ChangeError::IdRemoved)
+        );
     }
 }

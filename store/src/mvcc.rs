@@ -82,7 +82,9 @@ pub mod encode {
         }
 
         pub fn len(&self) -> usize {
-            let bytes = |bytes: &[u8]| if bytes.is_empty() { 0 } else { 1 + varint_len(bytes.len() as u64) + bytes.len() };
+            let bytes = |bytes: &[u8]| {
+                if bytes.is_empty() { 0 } else { 1 + varint_len(bytes.len() as u64) + bytes.len() }
+            };
             let number = |value: i64| if value == 0 { 0 } else { 1 + varint_len(value as u64) };
             bytes(self.key)
                 + self.numbers().iter().map(|(_, value)| number(*value)).sum::<usize>()
@@ -124,7 +126,14 @@ pub mod encode {
         #[test]
         fn equals_prost() {
             for (value, lease) in [(&b""[..], 0), (b"v", -1), (&[7; 300], i64::MAX)] {
-                let ours = super::KeyValue { key: b"k", create_revision: 2, mod_revision: 300, version: 1, value, lease };
+                let ours = super::KeyValue {
+                    key: b"k",
+                    create_revision: 2,
+                    mod_revision: 300,
+                    version: 1,
+                    value,
+                    lease,
+                };
                 let theirs = proto::mvccpb::KeyValue {
                     key: b"k".as_slice().into(),
                     create_revision: 2,

@@ -9,6 +9,8 @@
 //! and answers to clients, which wait for the commit and for the apply.
 //! Called by `api`; built by `server`.
 
+#![expect(clippy::disallowed_methods, reason = "the shell: threads, time and files come in here")]
+
 pub mod apply_loop;
 pub mod backend_loop;
 pub mod fatal;
@@ -29,11 +31,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use prost::Message;
 use proto::{
     etcdserverpb::{self as pb, InternalRaftRequest, RequestHeader},
     leasepb, raftpb,
 };
-use prost::Message;
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -124,9 +126,10 @@ impl Node {
     /// Puts a request through the log; returns once it was applied here.
     pub async fn propose(&self, mut request: InternalRaftRequest) -> Result<Response, RequestError> {
         let status = &self.status;
-        let lag = status.committed.load(Ordering::Acquire).saturating_sub(status.applied.load(Ordering::Acquire));
+        let lag =
+            status.committed.load(Ordering::Acquire).saturating_sub(status.applied.load(Ordering::Acquire));
         if lag > self.config.max_apply_lag_entries
-            || self.waits.len() as u64 >= self.config.max_inflight_proposals
+            || self.waits.count() as u64 >= self.config.max_inflight_proposals
             || status.backlog_bytes.load(Ordering::Relaxed) > MAX_BACKLOG_BYTES
         {
             return Err(RequestError::TooManyRequests);
@@ -305,7 +308,8 @@ impl Node {
                 tokio::time::sleep(LEADER_RETRY).await;
             }
         };
-        let timeout = || if self.status.leader() == 0 { RequestError::NoLeader } else { RequestError::Timeout };
+        let timeout =
+            || if self.status.leader() == 0 { RequestError::NoLeader } else { RequestError::Timeout };
         tokio::time::timeout_at(deadline, renew).await.unwrap_or_else(|_| Err(timeout()))
     }
 
@@ -339,7 +343,11 @@ impl Node {
     }
 
     /// What is left of a lease and its keys, if they are asked for; asks the leader if that is another member.
-    pub async fn lease_time_to_live(&self, id: i64, keys: bool) -> Result<pb::LeaseTimeToLiveResponse, RequestError> {
+    pub async fn lease_time_to_live(
+        &self,
+        id: i64,
+        keys: bool,
+    ) -> Result<pb::LeaseTimeToLiveResponse, RequestError> {
         let ask = async {
             loop {
                 let (left, found) = self.local_time_to_live(id, keys).await?;
@@ -365,7 +373,8 @@ impl Node {
                 tokio::time::sleep(LEADER_RETRY).await;
             }
         };
-        let timeout = || if self.status.leader() == 0 { RequestError::NoLeader } else { RequestError::Timeout };
+        let timeout =
+            || if self.status.leader() == 0 { RequestError::NoLeader } else { RequestError::Timeout };
         tokio::time::timeout(self.config.request_timeout(), ask).await.unwrap_or_else(|_| Err(timeout()))
     }
 
@@ -438,7 +447,7 @@ impl Node {
     }
 
     pub fn pending_proposals(&self) -> usize {
-        self.waits.len()
+        self.waits.count()
     }
 
     pub fn backend_size(&self) -> (u64, u64) {

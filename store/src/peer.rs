@@ -15,6 +15,8 @@
 //! Source: etcd `server/etcdserver/api/rafthttp`. Differs: receiving is slowed down by the handler instead of
 //! dropping, queues are bounded in bytes too, and all frames that are ready leave in one write.
 
+#![expect(clippy::disallowed_methods, reason = "the network of peers: sockets, tasks and timers")]
+
 pub mod client;
 pub mod codec;
 mod headers;

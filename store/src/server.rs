@@ -4,6 +4,8 @@
 //! one process without sharing anything; each owns one runtime for peers and background work, and its edge threads.
 //! Stopping hands leadership on, lets requests under way finish, and leaves everything durable.
 
+#![expect(clippy::disallowed_methods, reason = "assembly: sockets, threads and the data directory")]
+
 pub mod bootstrap;
 
 use std::{
@@ -30,7 +32,8 @@ use crate::{
     node::{
         self, Node,
         apply_loop::{self, ApplyLoop, MemberChanges, Published},
-        backend_loop, fatal::Fatal,
+        backend_loop,
+        fatal::Fatal,
         handler::PeerHandler,
         leader, mailbox,
         metrics::Metrics,
@@ -116,7 +119,8 @@ impl Server {
         runtime: tokio::runtime::Runtime,
         listeners: Listeners,
     ) -> Result<Server, StartError> {
-        let Bootstrapped { id, cluster_id, wal, log, backend, loaded, leases, membership, alarms, applied } = bootstrapped;
+        let Bootstrapped { id, cluster_id, wal, log, backend, loaded, leases, membership, alarms, applied } =
+            bootstrapped;
         let started = Instant::now();
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_millis() as u64);
         let status = Arc::new(Status::default());
@@ -140,11 +144,19 @@ impl Server {
         };
         let reader = Arc::new(Reader::new(backend.clone(), view));
         let settle = backend_loop::SettleThrough { sender: backend_sender.clone(), status: status.clone() };
-        let store =
-            Store::new(loaded.tree, loaded.revision, loaded.compact_revision, reader.clone(), Box::new(settle));
+        let store = Store::new(
+            loaded.tree,
+            loaded.revision,
+            loaded.compact_revision,
+            reader.clone(),
+            Box::new(settle),
+        );
         let lease_config = lease::Config {
             min_ttl: (config.election_timeout_ms as i64 * 3 / 2 + 999) / 1000,
-            checkpoint_interval: config.feature_gates.enabled(Feature::LeaseCheckpoint).then_some(5 * 60 * 1000),
+            checkpoint_interval: config
+                .feature_gates
+                .enabled(Feature::LeaseCheckpoint)
+                .then_some(5 * 60 * 1000),
             ..lease::Config::default()
         };
         let mut lessor = lease::Lessor::new(lease_config.clone());
@@ -161,7 +173,8 @@ impl Server {
         status.durable.store(applied.index, Ordering::Release);
 
         // Peers.
-        let peer_urls: Vec<String> = config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
+        let peer_urls: Vec<String> =
+            config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
         let handler = Arc::new(PeerHandler {
             raft: raft.clone(),
             snap_dir: snap_dir.clone(),
@@ -507,9 +520,8 @@ struct Listeners {
 impl Listeners {
     fn open(config: &Config) -> Result<Listeners, StartError> {
         let open = |url: &Url| {
-            bind(url, config).map_err(|error| {
-                StartError(format!("listen tcp {}: bind: {error}", url.authority()))
-            })
+            bind(url, config)
+                .map_err(|error| StartError(format!("listen tcp {}: bind: {error}", url.authority())))
         };
         let peers = config.listen_peer_urls.iter().map(open).collect::<Result<_, _>>()?;
         let kinds = [
@@ -529,7 +541,8 @@ impl Listeners {
 
 fn bind(url: &Url, config: &Config) -> io::Result<TcpListener> {
     let host = if url.host() == "localhost" { "127.0.0.1" } else { url.host() };
-    let ip = host.trim_matches(['[', ']']).parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let ip =
+        host.trim_matches(['[', ']']).parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     let address = SocketAddr::new(ip, url.port());
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // As Go's listeners: a restart need not wait for old connections to time out.

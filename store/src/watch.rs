@@ -38,7 +38,6 @@ mod slab;
 mod story_test;
 mod stream;
 
-
 pub use hub::Hub;
 
 pub use crate::mvcc::event::{Block, Event, EventKind};

@@ -18,7 +18,8 @@ pub fn range(request: &RangeRequest) -> Result<(), Status> {
     if request.key.is_empty() {
         return Err(error::empty_key());
     }
-    if SortOrder::try_from(request.sort_order).is_err() || SortTarget::try_from(request.sort_target).is_err() {
+    if SortOrder::try_from(request.sort_order).is_err() || SortTarget::try_from(request.sort_target).is_err()
+    {
         return Err(error::invalid_sort_option());
     }
     Ok(())
@@ -79,7 +80,9 @@ struct Changes<'a> {
 impl<'a> Changes<'a> {
     /// As etcd's interval tree sees it: a range that is open above (`\0`) overlaps nothing.
     fn deletes(&self, key: &Bytes) -> bool {
-        self.deletes.iter().any(|(start, end)| if end.is_empty() { key == *start } else { *start <= key && key < *end })
+        self.deletes
+            .iter()
+            .any(|(start, end)| if end.is_empty() { key == *start } else { *start <= key && key < *end })
     }
 
     fn put(&mut self, key: &'a Bytes) -> Result<(), Status> {

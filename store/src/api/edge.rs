@@ -75,7 +75,8 @@ impl Edge {
         let shared = Shards::default();
         let (stop, stopping) = watch::channel(false);
         let seed = node.id ^ node.ids.next();
-        let shards: Vec<_> = (0..threads as u64).map(|thread| Shard::new(node.clone(), &shared, seed ^ thread)).collect();
+        let shards: Vec<_> =
+            (0..threads as u64).map(|thread| Shard::new(node.clone(), &shared, seed ^ thread)).collect();
         let connections = Arc::new(AtomicUsize::new(0));
         let threads = shards.iter().enumerate().map(|(number, shard)| {
             let (sender, dealt) = mpsc::unbounded_channel();
@@ -179,7 +180,9 @@ async fn serve(
                     let Some(http2) = speaks_http2(&stream).await else { return };
                     connection_task(context, shards, stream, http2, serves, stopping).await;
                 }
-                Dealt::Pipe(pipe) => connection_task(context, shards, pipe, true, Serves::Everything, stopping).await,
+                Dealt::Pipe(pipe) => {
+                    connection_task(context, shards, pipe, true, Serves::Everything, stopping).await
+                }
             }
         });
     }
@@ -271,8 +274,10 @@ async fn answer(
     request: Request<Incoming>,
     serves: Serves,
 ) -> Response<Body> {
-    let is_grpc =
-        request.headers().get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    let is_grpc = request
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
     if is_grpc && serves == Serves::Everything {
         return router::grpc(context, request).await;
     }

@@ -84,7 +84,9 @@ impl From<ChangeError> for Status {
             ChangeError::IdRemoved | ChangeError::IdNotFound => member_not_found(),
             ChangeError::PeerUrlExists => peer_url_exists(),
             ChangeError::NotLearner => member_not_learner(),
-            ChangeError::Malformed => Status::new(Code::Unknown, "membership: malformed configuration change"),
+            ChangeError::Malformed => {
+                Status::new(Code::Unknown, "membership: malformed configuration change")
+            }
         }
     }
 }

@@ -62,13 +62,19 @@ impl Requests {
     pub async fn next<M: Message + Default>(&mut self) -> Result<Option<M>, Status> {
         loop {
             let Some(chunk) = self.body.frame().await else {
-                return if self.buffer.is_empty() { Ok(None) } else { Err(Status::internal("unexpected EOF")) };
+                return if self.buffer.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(Status::internal("unexpected EOF"))
+                };
             };
             let chunk = chunk.map_err(|_| Status::new(Code::Cancelled, "context canceled"))?;
             let Ok(data) = chunk.into_data() else { continue };
             if self.buffer.is_empty() {
                 // Most messages arrive whole: decode from the connection's own buffer.
-                if let Some(len) = self.message_len(&data)? && data.len() == HEADER + len {
+                if let Some(len) = self.message_len(&data)?
+                    && data.len() == HEADER + len
+                {
                     return decode(data.slice(HEADER..)).map(Some);
                 }
             }
@@ -194,4 +200,3 @@ pub fn refuse(status: &Status) -> Response<Body> {
     let _ = status.add_header(response.headers_mut());
     response
 }
-

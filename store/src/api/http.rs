@@ -57,9 +57,9 @@ async fn route(
     let node = &context.node;
     let query = Query(request.uri().query().unwrap_or_default());
     let path = request.uri().path();
-    let (root, check) = path[1.min(path.len())..].split_once('/').map_or((path, None), |(root, rest)| {
-        (&path[..root.len() + 1], (!rest.is_empty()).then_some(rest))
-    });
+    let (root, check) = path[1.min(path.len())..]
+        .split_once('/')
+        .map_or((path, None), |(root, rest)| (&path[..root.len() + 1], (!rest.is_empty()).then_some(rest)));
     let known = match root {
         "/health" | "/metrics" => check.is_none(),
         "/livez" | "/readyz" => true,
@@ -78,7 +78,8 @@ async fn route(
         "/health" => health(node, &query).await,
         "/livez" => checks(node, "livez", &[Check::SerializableRead], check, &query).await,
         "/readyz" => {
-            let all = [Check::DataCorruption, Check::SerializableRead, Check::LinearizableRead, Check::NonLearner];
+            let all =
+                [Check::DataCorruption, Check::SerializableRead, Check::LinearizableRead, Check::NonLearner];
             checks(node, "readyz", &all, check, &query).await
         }
         "/version" => typed(StatusCode::OK, "application/json", handler::version_json(node)),
@@ -165,7 +166,9 @@ impl Check {
             Check::DataCorruption => Ok(()),
             Check::SerializableRead => read(node, false).await,
             Check::LinearizableRead => read(node, true).await,
-            Check::NonLearner if node.published.membership.load().get(node.id).is_some_and(|it| it.is_learner) => {
+            Check::NonLearner
+                if node.published.membership.load().get(node.id).is_some_and(|it| it.is_learner) =>
+            {
                 Err("member is a learner".into())
             }
             Check::NonLearner => Ok(()),

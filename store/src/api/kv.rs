@@ -4,13 +4,13 @@ use std::sync::{Arc, atomic::Ordering};
 
 use bytes::{BufMut, Bytes};
 use http::Response;
+use prost::Message;
 use proto::etcdserverpb::{
     self as pb, AlarmType, InternalRaftRequest,
     alarm_request::AlarmAction,
     range_request::{SortOrder, SortTarget},
     request_op::Request,
 };
-use prost::Message;
 use tokio::sync::mpsc;
 use tonic::Status;
 
@@ -146,12 +146,8 @@ async fn read_txn(node: &Arc<Node>, request: pb::TxnRequest) -> Result<Bytes, St
     }
     let (reader, at) = (node.reader.clone(), view.clone());
     let execute = move || txn::read_only(&mut ReadTxn { reader: &reader, view: &at }, request);
-    let mut response = node
-        .runtime
-        .spawn_blocking(execute)
-        .await
-        .map_err(|_| error::stopped())?
-        .map_err(Status::from)?;
+    let mut response =
+        node.runtime.spawn_blocking(execute).await.map_err(|_| error::stopped())?.map_err(Status::from)?;
     complete(node, &mut response.header);
     Ok(grpc::frame(&response))
 }
@@ -225,7 +221,8 @@ const FIRST_CHUNK: i64 = 10;
 /// A range in chunks, all of one revision. Only the last message has header, `more` and `count`.
 pub async fn range_stream(context: Context, request: pb::RangeRequest) -> Result<Response<Body>, Status> {
     check::range(&request)?;
-    let custom_order = request.sort_order == SortOrder::Descend as i32 || request.sort_target != SortTarget::Key as i32;
+    let custom_order =
+        request.sort_order == SortOrder::Descend as i32 || request.sort_target != SortTarget::Key as i32;
     if custom_order {
         return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
     }
@@ -308,4 +305,3 @@ async fn finish(
     let _ = sender.send(Ok(grpc::frame(&message))).await;
     Ok(())
 }
-

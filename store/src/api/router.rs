@@ -138,7 +138,9 @@ pub async fn grpc(context: Context, request: Request<Incoming>) -> Response<Body
     counters.started[method as usize].fetch_add(1, Ordering::Relaxed);
     let answer = match method {
         Method::Watch => streams(&context, request).and_then(|requests| watch::serve(context, requests)),
-        Method::LeaseKeepAlive => streams(&context, request).map(|requests| lease::keep_alive(context, requests)),
+        Method::LeaseKeepAlive => {
+            streams(&context, request).map(|requests| lease::keep_alive(context, requests))
+        }
         Method::RangeStream => range_stream(context, request).await,
         Method::HealthWatch => health_watch(context, request).await,
         _ => {

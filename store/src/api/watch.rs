@@ -20,8 +20,8 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 use parking_lot::Mutex;
-use proto::{etcdserverpb as pb, mvccpb::KeyValue};
 use prost::Message;
+use proto::{etcdserverpb as pb, mvccpb::KeyValue};
 use tokio::sync::Notify;
 use tonic::{Code, Status};
 
@@ -115,7 +115,11 @@ impl Shard {
             };
             let now = self.node.now_ms();
             let tick = next_tick.map(|at| Duration::from_millis(at.saturating_sub(now).max(1)));
-            let pause = if behind { HISTORY_POLL.min(tick.unwrap_or(HISTORY_POLL)) } else { tick.unwrap_or(Duration::from_secs(3600)) };
+            let pause = if behind {
+                HISTORY_POLL.min(tick.unwrap_or(HISTORY_POLL))
+            } else {
+                tick.unwrap_or(Duration::from_secs(3600))
+            };
             tokio::select! {
                 () = self.inbox.wake.notified() => {}
                 () = tokio::time::sleep(pause) => {}
@@ -274,7 +278,9 @@ fn event(
     let is_create = !tombstone && kv.version == 1;
     let prev = match prevs {
         // The state of one revision before must be readable.
-        Some(cursor) if !is_create && revision.main > floor => previous(backend, cursor, &kv.key, revision.main - 1)?,
+        Some(cursor) if !is_create && revision.main > floor => {
+            previous(backend, cursor, &kv.key, revision.main - 1)?
+        }
         _ => None,
     };
     let body = if tombstone {
@@ -306,7 +312,8 @@ fn previous(
 ) -> Result<Option<Bytes>, MvccError> {
     cursor.seek(&index::key(key, main))?;
     let Some((entry, value)) = cursor.item() else { return Ok(None) };
-    let (Some((found, at)), Some((sub, tombstone))) = (index::decode(entry), index::decode_value(value)) else {
+    let (Some((found, at)), Some((sub, tombstone))) = (index::decode(entry), index::decode_value(value))
+    else {
         return Ok(None);
     };
     if found != key || tombstone {

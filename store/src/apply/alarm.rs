@@ -4,8 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use proto::etcdserverpb::{AlarmMember, AlarmRequest, AlarmType, alarm_request::AlarmAction};
 use prost::Message;
+use proto::etcdserverpb::{AlarmMember, AlarmRequest, AlarmType, alarm_request::AlarmAction};
 
 use crate::backend::{self, Batch, Bucket, Read};
 

@@ -70,6 +70,11 @@ pub fn writes(txn: &TxnRequest) -> bool {
     any_op(txn, &|op| matches!(op, Request::RequestPut(_) | Request::RequestDeleteRange(_)))
 }
 
+/// Whether any branch reads at a revision of its own.
+pub(super) fn reads_past(txn: &TxnRequest) -> bool {
+    any_op(txn, &|op| matches!(op, Request::RequestRange(range) if range.revision > 0))
+}
+
 fn puts(txn: &TxnRequest) -> bool {
     any_op(txn, &|op| matches!(op, Request::RequestPut(_)))
 }
@@ -171,11 +176,16 @@ fn number_holds(compare: &Compare, found: &Previous) -> bool {
         _ => None,
     };
     // A union of another kind than the target counts as absent.
-    let wanted_for = |is: fn(&TargetUnion) -> bool| wanted.filter(|(_, union)| union.is_some_and(is)).map_or(0, |it| it.0);
+    let wanted_for =
+        |is: fn(&TargetUnion) -> bool| wanted.filter(|(_, union)| union.is_some_and(is)).map_or(0, |it| it.0);
     let (actual, wanted) = match CompareTarget::try_from(compare.target) {
         Ok(CompareTarget::Version) => (found.version, wanted_for(|it| matches!(it, TargetUnion::Version(_)))),
-        Ok(CompareTarget::Create) => (found.create_revision, wanted_for(|it| matches!(it, TargetUnion::CreateRevision(_)))),
-        Ok(CompareTarget::Mod) => (found.mod_revision.main, wanted_for(|it| matches!(it, TargetUnion::ModRevision(_)))),
+        Ok(CompareTarget::Create) => {
+            (found.create_revision, wanted_for(|it| matches!(it, TargetUnion::CreateRevision(_))))
+        }
+        Ok(CompareTarget::Mod) => {
+            (found.mod_revision.main, wanted_for(|it| matches!(it, TargetUnion::ModRevision(_))))
+        }
         Ok(CompareTarget::Lease) => (found.lease, wanted_for(|it| matches!(it, TargetUnion::Lease(_)))),
         _ => return satisfies(compare, std::cmp::Ordering::Equal),
     };
@@ -226,11 +236,21 @@ fn check_op_put(write: &Write<'_>, lessor: &Lessor, op: &Request) -> Result<(), 
 
 fn check_op_range(state: &impl State, op: &Request) -> Result<(), ApplyError> {
     match op {
-        Request::RequestRange(range) if range.revision > state.revision() => Err(MvccError::FutureRevision.into()),
-        Request::RequestRange(range) if range.revision > 0 && range.revision < state.compact_revision() => {
+        Request::RequestRange(range) if range.revision > state.revision() => {
+            Err(MvccError::FutureRevision.into())
+        }
+        // As etcd: here, unlike in a range of its own, a negative revision is one below the floor, which is -1 at first.
+        Request::RequestRange(range) if range.revision != 0 && range.revision < first_revision(state) => {
             Err(MvccError::Compacted.into())
         }
         _ => Ok(()),
+    }
+}
+
+fn first_revision(state: &impl State) -> i64 {
+    match state.compact_revision() {
+        0 => -1,
+        floor => floor,
     }
 }
 
@@ -282,7 +302,11 @@ fn execute(
 }
 
 /// Carries out a put that was checked.
-fn put(write: &mut Write<'_>, lessor: &mut Lessor, request: pb::PutRequest) -> Result<pb::PutResponse, ApplyError> {
+fn put(
+    write: &mut Write<'_>,
+    lessor: &mut Lessor,
+    request: pb::PutRequest,
+) -> Result<pb::PutResponse, ApplyError> {
     let before = if request.prev_kv || request.ignore_value { write.get_kv(&request.key)? } else { None };
     let previous = write.get(&request.key);
     let lease = match (request.ignore_lease, previous) {
@@ -296,8 +320,8 @@ fn put(write: &mut Write<'_>, lessor: &mut Lessor, request: pb::PutRequest) -> R
     write.put(&request.key, &value, lease)?;
     let old_lease = previous.map_or(0, |previous| previous.lease);
     if lease != 0 {
-        // It was checked to exist, but for one kept by `ignore_lease`, which exists as long as its key.
-        lessor.attach(lease, request.key)?;
+        // It was checked to exist, but for one kept by `ignore_lease`: in an etcd's data that may be gone.
+        let _ = lessor.attach(lease, request.key);
     } else if old_lease != 0 {
         lessor.detach(&request.key);
     }

@@ -7,8 +7,9 @@
 use std::{ops::ControlFlow, path::Path, sync::Arc};
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator, FlushOptions,
-    IteratorMode, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions, properties,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
+    FlushOptions, IteratorMode, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
+    properties,
 };
 
 use super::{Backend, BackendError, Batch, Bucket, Cursor, Op, Read, Result, Visit};
@@ -84,7 +85,9 @@ impl Rocks {
     fn property(&self, name: &properties::PropName) -> u64 {
         Bucket::ALL
             .iter()
-            .map(|bucket| self.db.property_int_value_cf(self.family(*bucket), name).ok().flatten().unwrap_or(0))
+            .map(|bucket| {
+                self.db.property_int_value_cf(self.family(*bucket), name).ok().flatten().unwrap_or(0)
+            })
             .sum()
     }
 }
@@ -97,7 +100,10 @@ fn read_options(end: Option<&[u8]>) -> ReadOptions {
     options
 }
 
-fn visit_all(iterator: impl Iterator<Item = std::result::Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>>, visit: Visit<'_>) -> Result<()> {
+fn visit_all(
+    iterator: impl Iterator<Item = std::result::Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>>,
+    visit: Visit<'_>,
+) -> Result<()> {
     for item in iterator {
         let (key, value) = item?;
         if let ControlFlow::Break(()) = visit(&key, &value) {
@@ -198,6 +204,7 @@ impl Backend for Rocks {
     }
 
     fn size_in_use_bytes(&self) -> u64 {
-        self.property(properties::ESTIMATE_LIVE_DATA_SIZE) + self.property(properties::CUR_SIZE_ALL_MEM_TABLES)
+        self.property(properties::ESTIMATE_LIVE_DATA_SIZE)
+            + self.property(properties::CUR_SIZE_ALL_MEM_TABLES)
     }
 }

@@ -6,6 +6,8 @@
 //!
 //! Follows Go's `flag` package, etcd's `pkg/flags/flag.go` and `server/etcdmain/config.go`.
 
+#![expect(clippy::disallowed_methods, reason = "reads the process")]
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;

@@ -5,6 +5,8 @@
 //! `cli` only. Follows `server/embed/config.go` (`configYAML`): durations are integer nanoseconds, lists of
 //! URLs are comma-separated strings, an empty value leaves the default. Key names match in any case.
 
+#![expect(clippy::disallowed_methods, reason = "reads the configuration file")]
+
 use std::io::Read;
 use std::path::Path;
 use std::time::Duration;

@@ -1,6 +1,8 @@
 //! The real file system behind [`Disk`]: `pread`/`pwrite`, `fallocate`, `fdatasync`, `flock`.
 //! Owns nothing but descriptors. The only place below the server that touches `std::fs`.
 
+#![expect(clippy::disallowed_methods, reason = "the real disk")]
+
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};

@@ -7,7 +7,9 @@
 use std::ops::ControlFlow;
 
 use super::{MvccError, read, tree::Root};
-use crate::backend::{BackendError, Batch, Bucket, Cursor, Read, schema::Revision, schema::index, schema::meta};
+use crate::backend::{
+    BackendError, Batch, Bucket, Cursor, Read, schema::Revision, schema::index, schema::meta,
+};
 
 pub struct Compaction {
     floor: i64,
@@ -36,7 +38,11 @@ impl Compaction {
                 (None, _) => failure = Some(MvccError::Backend(BackendError("malformed revision".into()))),
                 (_, Err(error)) => failure = Some(error),
             }
-            if versions.len() == limit || failure.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if versions.len() == limit || failure.is_some() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
         })?;
         if let Some(error) = failure {
             return Err(error);
@@ -73,7 +79,12 @@ impl Compaction {
 }
 
 /// Whether `revision` is the newest change of `key` at or below main revision `at`.
-fn is_newest(cursor: &mut (dyn Cursor + '_), key: &[u8], revision: Revision, at: i64) -> Result<bool, MvccError> {
+fn is_newest(
+    cursor: &mut (dyn Cursor + '_),
+    key: &[u8],
+    revision: Revision,
+    at: i64,
+) -> Result<bool, MvccError> {
     cursor.seek(&index::key(key, at))?;
     Ok(cursor.item().is_some_and(|(entry, value)| {
         index::decode(entry).is_some_and(|(found, main)| found == key && main == revision.main)

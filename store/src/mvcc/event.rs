@@ -40,7 +40,14 @@ pub struct Block {
 
 /// Body of a DELETE event: its KeyValue has only the key and the revision of the deletion.
 pub fn delete_body(key: &[u8], revision: i64) -> Bytes {
-    let kv = encode::KeyValue { key, create_revision: 0, mod_revision: revision, version: 0, value: b"", lease: 0 };
+    let kv = encode::KeyValue {
+        key,
+        create_revision: 0,
+        mod_revision: revision,
+        version: 0,
+        value: b"",
+        lease: 0,
+    };
     let mut body = Vec::with_capacity(kv.len() + 8);
     body.put_slice(&[0x08, 0x01, 0x12]);
     encode::varint(kv.len() as u64, &mut body);

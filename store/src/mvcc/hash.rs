@@ -16,15 +16,15 @@ pub fn hash_kv(backend: &(impl Read + ?Sized), view: &View, revision: i64) -> Re
     let current = revision == view.revision;
     let mut index_cursor = backend.cursor(Bucket::Index);
     // The newest version of a key at `revision`, if it is not a tombstone.
-    let mut kept = |key: &[u8]| -> Result<Option<i64>, MvccError> {
+    let mut kept = |key: &[u8]| -> Result<Option<Revision>, MvccError> {
         if current {
-            return Ok(view.root.get(key).map(|entry| entry.mod_revision()));
+            return Ok(view.root.get(key).map(|entry| Revision::new(entry.mod_revision(), entry.sub())));
         }
         index_cursor.seek(&index::key(key, revision))?;
         Ok(index_cursor.item().and_then(|(entry, value)| {
             let (found, main) = index::decode(entry)?;
-            let (_, tombstone) = index::decode_value(value)?;
-            (found == key && !tombstone).then_some(main)
+            let (sub, tombstone) = index::decode_value(value)?;
+            (found == key && !tombstone).then_some(Revision::new(main, sub))
         }))
     };
     // As etcd, skip nothing when the compaction would keep nothing.
@@ -35,13 +35,13 @@ pub fn hash_kv(backend: &(impl Read + ?Sized), view: &View, revision: i64) -> Re
     let end = Revision::new(revision + 1, 0).encode(false);
     backend.scan(Bucket::Key, &[], Some(&end), &mut |key, value| {
         let mut visit = || -> Result<(), MvccError> {
-            let (at, tombstone) =
-                Revision::decode(key).ok_or_else(|| MvccError::Backend(BackendError("malformed revision".into())))?;
+            let (at, tombstone) = Revision::decode(key)
+                .ok_or_else(|| MvccError::Backend(BackendError("malformed revision".into())))?;
             if at.main <= floor {
                 if tombstone && at.main == floor {
                     return Ok(());
                 }
-                if keeps_any && (tombstone || kept(&read::decode(value)?.key)? != Some(at.main)) {
+                if keeps_any && (tombstone || kept(&read::decode(value)?.key)? != Some(at)) {
                     return Ok(());
                 }
             }
@@ -64,7 +64,8 @@ fn any_key_at(backend: &(impl Read + ?Sized), revision: i64) -> Result<bool, Mvc
     let mut cursor = backend.cursor(Bucket::Index);
     cursor.seek(&[])?;
     while let Some((entry, value)) = cursor.item() {
-        let (Some((key, main)), Some((_, tombstone))) = (index::decode(entry), index::decode_value(value)) else {
+        let (Some((key, main)), Some((_, tombstone))) = (index::decode(entry), index::decode_value(value))
+        else {
             return Err(MvccError::Backend(BackendError("malformed index entry".into())));
         };
         if main > revision {

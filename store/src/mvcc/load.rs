@@ -25,7 +25,10 @@ pub struct Loaded {
 /// `saved` is a tree with the revision it was saved at.
 pub fn load(backend: &(impl Read + ?Sized), saved: Option<(i64, Tree)>) -> Result<Loaded, MvccError> {
     let mark = |key| -> Result<i64, MvccError> {
-        Ok(backend.get(Bucket::Meta, key)?.and_then(|bytes| Revision::decode(&bytes)).map_or(0, |(it, _)| it.main))
+        Ok(backend
+            .get(Bucket::Meta, key)?
+            .and_then(|bytes| Revision::decode(&bytes))
+            .map_or(0, |(it, _)| it.main))
     };
     let finished = mark(meta::FINISHED_COMPACT)?;
     let scheduled = mark(meta::SCHEDULED_COMPACT)?;

@@ -18,6 +18,7 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use prost::Message;
 use proto::{
     etcdserverpb::{
         RangeRequest,
@@ -25,7 +26,6 @@ use proto::{
     },
     mvccpb::KeyValue,
 };
-use prost::Message;
 
 use super::{
     MvccError, encode,
@@ -144,7 +144,9 @@ impl Reader {
 
     /// True if a range at `revision` needs the history on disk, whose `written_revision` must then have reached it.
     pub fn needs_history(&self, revision: i64, view: &View) -> bool {
-        revision > 0 && revision != view.revision && !self.pinned.lock().iter().any(|pin| pin.revision == revision)
+        revision > 0
+            && revision != view.revision
+            && !self.pinned.lock().iter().any(|pin| pin.revision == revision)
     }
 
     /// Answers a range at `view`, or at the revision asked for if that is an older one.
@@ -178,11 +180,19 @@ impl Reader {
 }
 
 /// The range of the present, for use inside a write transaction.
-pub(super) fn range_in_root(root: &Root, backend: &dyn Backend, request: &RangeRequest) -> Result<Range, MvccError> {
+pub(super) fn range_in_root(
+    root: &Root,
+    backend: &dyn Backend,
+    request: &RangeRequest,
+) -> Result<Range, MvccError> {
     range_over(&Present { root, backend }, request)
 }
 
-pub(super) fn range_in_history(backend: &dyn Backend, revision: i64, request: &RangeRequest) -> Result<Range, MvccError> {
+pub(super) fn range_in_history(
+    backend: &dyn Backend,
+    revision: i64,
+    request: &RangeRequest,
+) -> Result<Range, MvccError> {
     range_over(&Past { backend, revision }, request)
 }
 
@@ -257,7 +267,9 @@ impl Past<'_> {
         let mut cursor = self.backend.cursor(Bucket::Index);
         cursor.seek(&index::lower_bound(start_of(range)))?;
         while let Some((entry, value)) = cursor.item() {
-            let (Some((key, main)), Some((sub, tombstone))) = (index::decode(entry), index::decode_value(value)) else {
+            let (Some((key, main)), Some((sub, tombstone))) =
+                (index::decode(entry), index::decode_value(value))
+            else {
                 return Err(MvccError::Backend(crate::backend::BackendError("malformed index entry".into())));
             };
             if !range.contains(&key) {
@@ -341,7 +353,12 @@ fn range_over(moment: &impl Moment, request: &RangeRequest) -> Result<Range, Mvc
 }
 
 /// Appends field 2 of a RangeResponse.
-fn encode_item(item: Item<'_>, keys_only: bool, moment: &impl Moment, into: &mut Vec<u8>) -> Result<(), MvccError> {
+fn encode_item(
+    item: Item<'_>,
+    keys_only: bool,
+    moment: &impl Moment,
+    into: &mut Vec<u8>,
+) -> Result<(), MvccError> {
     let frame = |len: usize, into: &mut Vec<u8>| {
         into.push(0x12);
         encode::varint(len as u64, into);
@@ -375,11 +392,17 @@ fn encode_item(item: Item<'_>, keys_only: bool, moment: &impl Moment, into: &mut
 }
 
 pub(super) fn decode(stored: &[u8]) -> Result<KeyValue, MvccError> {
-    KeyValue::decode(stored)
-        .map_err(|error| MvccError::Backend(crate::backend::BackendError(format!("malformed key-value: {error}"))))
+    KeyValue::decode(stored).map_err(|error| {
+        MvccError::Backend(crate::backend::BackendError(format!("malformed key-value: {error}")))
+    })
 }
 
-fn in_key_order(moment: &impl Moment, range: &KeyRange, limit: usize, keys_only: bool) -> Result<Range, MvccError> {
+fn in_key_order(
+    moment: &impl Moment,
+    range: &KeyRange,
+    limit: usize,
+    keys_only: bool,
+) -> Result<Range, MvccError> {
     let mut answer = Range::default();
     let mut taken = 0;
     let mut result = Ok(());
@@ -423,9 +446,9 @@ fn sorted(
         }
         let kv = match item {
             Item::Entry(entry) if entry.is_cached() => decode(&stored_form(entry)),
-            Item::Entry(entry) => {
-                moment.fetch(Revision::new(entry.mod_revision(), entry.sub())).and_then(|stored| decode(&stored))
-            }
+            Item::Entry(entry) => moment
+                .fetch(Revision::new(entry.mod_revision(), entry.sub()))
+                .and_then(|stored| decode(&stored)),
             Item::Stored(stored) => decode(stored),
         };
         match kv {

@@ -8,15 +8,14 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::{BufMut, Bytes};
+use prost::Message;
 use proto::{
     etcdserverpb::{RangeRequest, RangeResponse},
     mvccpb::KeyValue,
 };
-use prost::Message;
 
 use super::{
-    MvccError,
-    encode,
+    MvccError, encode,
     event::{Block, Event, EventKind, delete_body},
     read::{self, Range, Reader, View},
     tree::{Entry, KeyRange, Record, Tree},
@@ -67,7 +66,13 @@ pub struct Previous {
 }
 
 impl Store {
-    pub fn new(tree: Tree, revision: i64, compact_revision: i64, reader: Arc<Reader>, settle: Box<dyn Settle>) -> Store {
+    pub fn new(
+        tree: Tree,
+        revision: i64,
+        compact_revision: i64,
+        reader: Arc<Reader>,
+        settle: Box<dyn Settle>,
+    ) -> Store {
         Store {
             tree,
             revision,
@@ -153,8 +158,10 @@ impl Store {
         Ok(())
     }
 
-    fn settled(&mut self) -> Result<(), MvccError> {
-        self.settle.settle(&mut self.batch)
+    /// Makes `batch`, and all taken before it, readable in the backend. It must end with a whole entry and its index:
+    /// a crash may keep it and lose all that follows.
+    pub fn settle(&mut self, mut batch: Batch) -> Result<(), MvccError> {
+        self.settle.settle(&mut batch)
     }
 
     /// The KeyValue of `key` at present, encoded.
@@ -163,8 +170,8 @@ impl Store {
         if entry.is_cached() {
             return Ok(Some(read::stored_form(&entry)));
         }
+        // It was evicted only after it was written.
         let revision = Revision::new(entry.mod_revision(), entry.sub());
-        self.settled()?;
         read::fetch_stored(&**self.reader.backend(), revision).map(Some)
     }
 }
@@ -192,7 +199,10 @@ impl From<&Entry<'_>> for Previous {
     }
 }
 
-fn visit_entries<'a>(entries: impl Iterator<Item = Entry<'a>>, mut visit: impl FnMut(&[u8], Previous) -> bool) {
+fn visit_entries<'a>(
+    entries: impl Iterator<Item = Entry<'a>>,
+    mut visit: impl FnMut(&[u8], Previous) -> bool,
+) {
     let mut key = Vec::new();
     for entry in entries {
         let (prefix, suffix) = entry.key_parts();
@@ -282,7 +292,7 @@ impl State for Write<'_> {
             let root = self.store.tree.snapshot();
             read::range_in_root(&root, &**self.store.reader.backend(), request)?
         } else {
-            self.store.settled()?;
+            // The applier has settled what was before this entry.
             read::range_in_history(&**self.store.reader.backend(), revision, request)?
         })
     }
@@ -298,7 +308,8 @@ impl Write<'_> {
     pub fn put(&mut self, key: &Bytes, value: &[u8], lease: i64) -> Result<Option<Previous>, MvccError> {
         let previous = self.get(key);
         let revision = Revision::new(self.main, self.sub);
-        let (create_revision, version) = previous.map_or((self.main, 1), |it| (it.create_revision, it.version + 1));
+        let (create_revision, version) =
+            previous.map_or((self.main, 1), |it| (it.create_revision, it.version + 1));
         let prev = self.previous_for_event(key, previous.is_some())?;
         let kv = encode::KeyValue { key, create_revision, mod_revision: self.main, version, value, lease };
         let len = kv.len();
@@ -335,7 +346,9 @@ impl Write<'_> {
         let tombstone =
             encode::KeyValue { key, create_revision: 0, mod_revision: 0, version: 0, value: b"", lease: 0 };
         let store = &mut *self.store;
-        store.batch.put_with(Bucket::Key, &revision.encode(true), tombstone.len(), |buffer| tombstone.write(buffer));
+        store
+            .batch
+            .put_with(Bucket::Key, &revision.encode(true), tombstone.len(), |buffer| tombstone.write(buffer));
         store.batch.put(Bucket::Index, &index::key(key, self.main), &index::value(self.sub, true));
         store.tree.remove(key);
         if store.collect.events {
@@ -354,7 +367,11 @@ impl Write<'_> {
     }
 
     fn previous_for_event(&mut self, key: &[u8], exists: bool) -> Result<Option<Bytes>, MvccError> {
-        if exists && self.store.collect.events && self.store.collect.prev { self.store.stored(key) } else { Ok(None) }
+        if exists && self.store.collect.events && self.store.collect.prev {
+            self.store.stored(key)
+        } else {
+            Ok(None)
+        }
     }
 
     /// Whether anything has changed so far.

@@ -14,15 +14,16 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use prost::Message;
 use proto::{
     etcdserverpb::{self as pb, InternalRaftRequest, RequestHeader},
     raftpb,
 };
-use prost::Message;
 use tokio::sync::oneshot;
 
 use super::{
-    backend_loop, fatal::Fatal,
+    backend_loop,
+    fatal::Fatal,
     mailbox::{Receiver, Sender},
     metrics::Metrics,
     raft_loop, snapshot,
@@ -42,10 +43,15 @@ use crate::{
 pub enum Input {
     Entries(Vec<raftpb::Entry>),
     /// Answer the readers once everything up to `index` is applied.
-    ReadAt { index: u64, readers: Vec<oneshot::Sender<()>> },
+    ReadAt {
+        index: u64,
+        readers: Vec<oneshot::Sender<()>>,
+    },
     /// A received snapshot is durable in the log: take it over.
     Restore(raftpb::SnapshotMetadata),
-    Leadership { leads: bool },
+    Leadership {
+        leads: bool,
+    },
     Lease(LeaseQuery),
     /// From now on this inbox gets all blocks.
     Watch(Arc<Inbox>),
@@ -54,9 +60,18 @@ pub enum Input {
 
 pub enum LeaseQuery {
     /// An expired lease is answered only when it is gone.
-    Renew { id: i64, answer: oneshot::Sender<Renewal> },
-    TimeToLive { id: i64, keys: bool, answer: oneshot::Sender<(TimeToLive, Vec<Bytes>)> },
-    List { answer: oneshot::Sender<Vec<i64>> },
+    Renew {
+        id: i64,
+        answer: oneshot::Sender<Renewal>,
+    },
+    TimeToLive {
+        id: i64,
+        keys: bool,
+        answer: oneshot::Sender<(TimeToLive, Vec<Bytes>)>,
+    },
+    List {
+        answer: oneshot::Sender<Vec<i64>>,
+    },
 }
 
 /// Where one shard of watchers gets what happens.
@@ -179,7 +194,9 @@ impl ApplyLoop {
         let mut compaction = None;
         for entry in entries {
             let Some(applied) = self.applier.apply(entry) else { continue };
-            if let Err(crate::apply::ApplyError::Mvcc(crate::mvcc::MvccError::Backend(error))) = &applied.result {
+            if let Err(crate::apply::ApplyError::Mvcc(crate::mvcc::MvccError::Backend(error))) =
+                &applied.result
+            {
                 // This member could not do what all others did: going on would make it differ.
                 self.fatal.set(format!("failed to apply entry {}: {error}", entry.index));
                 return;
@@ -197,7 +214,9 @@ impl ApplyLoop {
         let index = self.applier.consistent_index();
         match self.applier.store.take_block() {
             Some(block) => self.tell(News::Block(Arc::new(block))),
-            None if self.applier.store.revision() > from => self.tell(News::Skip(self.applier.store.revision())),
+            None if self.applier.store.revision() > from => {
+                self.tell(News::Skip(self.applier.store.revision()))
+            }
             None => {}
         }
         self.publish(index);
@@ -328,7 +347,9 @@ impl ApplyLoop {
     /// Renewals of expired leases are over when the lease is.
     fn answer_renewals(&mut self) {
         let lessor = &self.applier.lessor;
-        for (_, answer) in self.waiting_renewals.extract_if(.., |(id, answer)| answer.is_closed() || !lessor.exists(*id)) {
+        for (_, answer) in
+            self.waiting_renewals.extract_if(.., |(id, answer)| answer.is_closed() || !lessor.exists(*id))
+        {
             let _ = answer.send(Renewal::NotFound);
         }
     }
@@ -388,7 +409,8 @@ impl ApplyLoop {
         let malformed = |_| snapshot::SnapshotError::Malformed("its history cannot be read");
         let loaded = load::load(&*self.backend, None).map_err(malformed)?;
         let reader = self.shared.reader.clone();
-        let settle = backend_loop::SettleThrough { sender: self.backend_loop.clone(), status: self.status.clone() };
+        let settle =
+            backend_loop::SettleThrough { sender: self.backend_loop.clone(), status: self.status.clone() };
         let mut lessor = Lessor::new(self.lease_config.clone());
         lessor.restore(super::load_leases(&*self.backend)?);
         for (key, lease) in loaded.attached {

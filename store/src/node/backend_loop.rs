@@ -32,12 +32,21 @@ use crate::{
 
 pub enum Input {
     /// `revision`: the newest the batch holds.
-    Write { batch: Batch, revision: i64 },
+    Write {
+        batch: Batch,
+        revision: i64,
+    },
     /// Write at once and tell.
-    Settle { batch: Batch, done: mpsc::SyncSender<()> },
+    Settle {
+        batch: Batch,
+        done: mpsc::SyncSender<()>,
+    },
     Checkpoint(Checkpoint),
     /// Remove history below `floor`, at a pace.
-    Compact { floor: i64, root: Root },
+    Compact {
+        floor: i64,
+        root: Root,
+    },
     Stop,
 }
 

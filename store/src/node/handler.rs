@@ -7,8 +7,8 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use proto::{etcdserverpb as pb, leasepb, raftpb};
 use prost::Message;
+use proto::{etcdserverpb as pb, leasepb, raftpb};
 use tokio::io::AsyncWriteExt;
 
 use super::{Node, apply_loop::received_path, mailbox::Sender, raft_loop, snapshot};
@@ -92,9 +92,11 @@ impl PeerHandler {
             (Method::POST, "/leases") => renew(&node, body).await,
             (Method::POST, "/leases/internal") => time_to_live(&node, body).await,
             (Method::GET, "/members/hashkv") => hash_kv(&node, &body).await,
-            (_, "/members" | "/version" | "/leases" | "/leases/internal" | "/members/hashkv" | "/downgrade/enabled") => {
-                text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed")
-            }
+            (
+                _,
+                "/members" | "/version" | "/leases" | "/leases/internal" | "/members/hashkv"
+                | "/downgrade/enabled",
+            ) => text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
             _ => text(StatusCode::NOT_FOUND, "404 page not found"),
         }
     }
@@ -124,7 +126,8 @@ async fn renew(node: &Node, body: Bytes) -> Response<Body> {
 }
 
 async fn time_to_live(node: &Node, body: Bytes) -> Response<Body> {
-    let request = leasepb::LeaseInternalRequest::decode(body).ok().and_then(|it| it.lease_time_to_live_request);
+    let request =
+        leasepb::LeaseInternalRequest::decode(body).ok().and_then(|it| it.lease_time_to_live_request);
     let Some(request) = request else { return text(StatusCode::BAD_REQUEST, "error unmarshalling request") };
     match node.local_time_to_live(request.id, request.keys).await {
         Ok((TimeToLive::Left { remaining, granted }, keys)) => {

@@ -24,9 +24,11 @@ const LOWEST_VERSION: &str = "3.0.0";
 
 /// Makes this member's name and client URLs known; tries until they are.
 pub async fn publish(node: Arc<Node>) {
-    let client_urls: Vec<String> = node.config.advertise_client_urls.iter().map(ToString::to_string).collect();
+    let client_urls: Vec<String> =
+        node.config.advertise_client_urls.iter().map(ToString::to_string).collect();
     loop {
-        let attributes = membershippb::Attributes { name: node.config.name.clone(), client_urls: client_urls.clone() };
+        let attributes =
+            membershippb::Attributes { name: node.config.name.clone(), client_urls: client_urls.clone() };
         let request = InternalRaftRequest {
             cluster_member_attr_set: Some(membershippb::ClusterMemberAttrSetRequest {
                 member_id: node.id,

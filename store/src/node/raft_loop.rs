@@ -13,7 +13,8 @@ use proto::raftpb;
 use tokio::sync::oneshot;
 
 use super::{
-    apply_loop, fatal::Fatal,
+    apply_loop,
+    fatal::Fatal,
     mailbox::{Receiver, Sender},
     status::Status,
     transport::Outbound,

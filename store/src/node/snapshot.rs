@@ -36,7 +36,10 @@ pub enum SnapshotError {
     Io(io::Error),
     Malformed(&'static str),
     /// The backend has not reached the index that raft chose.
-    TooOld { wanted: u64, found: u64 },
+    TooOld {
+        wanted: u64,
+        found: u64,
+    },
     /// The receiver went away.
     Cancelled,
 }
@@ -150,7 +153,11 @@ pub fn read(
         let crc = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
         if len == 0 {
             let whole = all.finalize() == crc;
-            return if whole { Ok(()) } else { Err(SnapshotError::Malformed("checksum of the whole differs")) };
+            return if whole {
+                Ok(())
+            } else {
+                Err(SnapshotError::Malformed("checksum of the whole differs"))
+            };
         }
         if len > MAX_CHUNK_BYTES {
             return Err(SnapshotError::Malformed("chunk too long"));

@@ -51,7 +51,8 @@ impl Peers {
         let backend = self.backend.clone();
         let wanted = message.snapshot.metadata.index;
         self.runtime.spawn_blocking(move || {
-            let outcome = snapshot::stream(&*backend, wanted, ready, &mut |chunk| sender.blocking_send(chunk).is_ok());
+            let outcome =
+                snapshot::stream(&*backend, wanted, ready, &mut |chunk| sender.blocking_send(chunk).is_ok());
             if let Err(error) = outcome {
                 tracing::warn!(%error, to = format!("{to:x}"), "failed to read a snapshot for a peer");
             }

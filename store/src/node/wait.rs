@@ -48,7 +48,7 @@ impl Waits {
     }
 
     /// Requests proposed here and not answered yet.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.len.load(Ordering::Relaxed)
     }
 

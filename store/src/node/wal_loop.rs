@@ -14,7 +14,8 @@ use std::{
 use proto::{raftpb, walpb};
 
 use super::{
-    apply_loop, fatal::Fatal,
+    apply_loop,
+    fatal::Fatal,
     mailbox::{Receiver, Sender},
     metrics::Metrics,
     raft_loop,

@@ -93,7 +93,11 @@ pub fn message_to_etcd(mut message: eraftpb::Message) -> raftpb::Message {
         reject: message.reject,
         reject_hint: message.reject_hint,
         entries: message.take_entries().into_iter().map(entry_to_etcd).collect(),
-        snapshot: if message.has_snapshot() { snapshot_to_etcd(message.take_snapshot()) } else { Default::default() },
+        snapshot: if message.has_snapshot() {
+            snapshot_to_etcd(message.take_snapshot())
+        } else {
+            Default::default()
+        },
         context: (!message.context.is_empty()).then_some(message.context),
         vote: None,
         responses: Vec::new(),
@@ -104,9 +108,24 @@ pub fn message_to_etcd(mut message: eraftpb::Message) -> raftpb::Message {
 pub fn message_to_raft(message: raftpb::Message) -> Option<eraftpb::Message> {
     use eraftpb::MessageType::*;
     let types = [
-        MsgHup, MsgBeat, MsgPropose, MsgAppend, MsgAppendResponse, MsgRequestVote, MsgRequestVoteResponse,
-        MsgSnapshot, MsgHeartbeat, MsgHeartbeatResponse, MsgUnreachable, MsgSnapStatus, MsgCheckQuorum,
-        MsgTransferLeader, MsgTimeoutNow, MsgReadIndex, MsgReadIndexResp, MsgRequestPreVote,
+        MsgHup,
+        MsgBeat,
+        MsgPropose,
+        MsgAppend,
+        MsgAppendResponse,
+        MsgRequestVote,
+        MsgRequestVoteResponse,
+        MsgSnapshot,
+        MsgHeartbeat,
+        MsgHeartbeatResponse,
+        MsgUnreachable,
+        MsgSnapStatus,
+        MsgCheckQuorum,
+        MsgTransferLeader,
+        MsgTimeoutNow,
+        MsgReadIndex,
+        MsgReadIndexResp,
+        MsgRequestPreVote,
         MsgRequestPreVoteResponse,
     ];
     let msg_type = *types.get(usize::try_from(message.r#type).ok()?)?;

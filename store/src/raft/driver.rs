@@ -46,18 +46,33 @@ pub enum Event {
     /// Entries to append, in order. Without a leader they wait for one.
     Propose(Vec<raftpb::Entry>),
     /// Ask for a commit index that is safe to read at; `context` must never have been used before.
-    ReadIndex { context: u64 },
+    ReadIndex {
+        context: u64,
+    },
     /// Everything up to the `Persist` of this number is durable.
-    Persisted { number: u64 },
+    Persisted {
+        number: u64,
+    },
     /// The state machine has applied everything up to `index`.
-    Applied { index: u64 },
+    Applied {
+        index: u64,
+    },
     /// A committed configuration change was accepted by the state machine.
     ConfChange(raftpb::ConfChangeV2),
-    TransferLeader { to: u64 },
-    Unreachable { peer: u64 },
-    SnapshotStatus { peer: u64, ok: bool },
+    TransferLeader {
+        to: u64,
+    },
+    Unreachable {
+        peer: u64,
+    },
+    SnapshotStatus {
+        peer: u64,
+        ok: bool,
+    },
     /// Forget log entries up to `index`.
-    Compact { index: u64 },
+    Compact {
+        index: u64,
+    },
     /// Stand for election now.
     Campaign,
 }
@@ -234,7 +249,9 @@ impl Driver {
         output.reads = ready
             .take_read_states()
             .into_iter()
-            .filter_map(|read| Some((u64::from_be_bytes(read.request_ctx.as_slice().try_into().ok()?), read.index)))
+            .filter_map(|read| {
+                Some((u64::from_be_bytes(read.request_ctx.as_slice().try_into().ok()?), read.index))
+            })
             .collect();
         output.messages = ready.take_messages().into_iter().map(convert::message_to_etcd).collect();
         output.committed = ready.take_committed_entries().into_iter().map(convert::entry_to_etcd).collect();
@@ -309,7 +326,8 @@ impl Driver {
     /// (match index of `peer`, own last index), on the leader only.
     pub fn progress(&self, peer: u64) -> Option<(u64, u64)> {
         let progress = self.node.raft.prs().get(peer)?;
-        (self.node.raft.state == StateRole::Leader).then(|| (progress.matched, self.node.raft.raft_log.last_index()))
+        (self.node.raft.state == StateRole::Leader)
+            .then(|| (progress.matched, self.node.raft.raft_log.last_index()))
     }
 
     /// The voter that has most of the log, other than this one.
@@ -330,7 +348,8 @@ impl Driver {
             return Ok(());
         }
         if self.node.raft.leader_id == 0 || self.node.raft.lead_transferee.is_some() {
-            let size: usize = entries.iter().map(|entry| entry.data.as_ref().map_or(0, Bytes::len) + 64).sum();
+            let size: usize =
+                entries.iter().map(|entry| entry.data.as_ref().map_or(0, Bytes::len) + 64).sum();
             if self.waiting_bytes + size > self.max_waiting_bytes {
                 return Err(StepError::TooManyProposals);
             }
@@ -338,13 +357,18 @@ impl Driver {
             self.waiting.extend(entries);
             return Ok(());
         }
-        let mut message = eraftpb::Message { msg_type: MessageType::MsgPropose, from: self.node.raft.id, ..Default::default() };
+        let mut message = eraftpb::Message {
+            msg_type: MessageType::MsgPropose,
+            from: self.node.raft.id,
+            ..Default::default()
+        };
         message.set_entries(entries.into_iter().map(convert::entry_to_raft).collect::<Vec<_>>().into());
         self.node.step(message).map_err(|_| StepError::Refused)
     }
 
     fn message(&mut self, message: raftpb::Message) -> Result<(), StepError> {
-        let message = convert::message_to_raft(message).ok_or(StepError::BadMessage("unknown message type"))?;
+        let message =
+            convert::message_to_raft(message).ok_or(StepError::BadMessage("unknown message type"))?;
         self.check(&message).map_err(StepError::BadMessage)?;
         self.node.step(message).map_err(|_| StepError::Refused)
     }
@@ -373,7 +397,9 @@ impl Driver {
             MessageType::MsgReadIndex | MessageType::MsgReadIndexResp if message.entries.len() != 1 => {
                 Err("read index without a context")
             }
-            MessageType::MsgSnapshot if message.get_snapshot().get_metadata().index == 0 => Err("empty snapshot"),
+            MessageType::MsgSnapshot if message.get_snapshot().get_metadata().index == 0 => {
+                Err("empty snapshot")
+            }
             MessageType::MsgHup
             | MessageType::MsgBeat
             | MessageType::MsgUnreachable

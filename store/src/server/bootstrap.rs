@@ -12,13 +12,17 @@ use std::{
     sync::Arc,
 };
 
-use proto::{etcdserverpb, leasepb, raftpb, walpb};
 use prost::Message;
+use proto::{etcdserverpb, leasepb, raftpb, walpb};
 
 use super::{StartError, failed};
 use crate::{
     apply::{alarm::Alarms, conf_state_json},
-    backend::{Backend, Batch, Bucket, rocks::{self, Rocks}, schema::meta},
+    backend::{
+        Backend, Batch, Bucket,
+        rocks::{self, Rocks},
+        schema::meta,
+    },
     config::{ClusterState, Config},
     disk::Disk,
     ids,
@@ -69,8 +73,12 @@ fn check_data_dir(data_dir: &Path) -> Result<(), StartError> {
     for entry in entries.flatten() {
         match entry.file_name().to_str() {
             Some("member") => {}
-            Some("proxy") => return Err(StartError("unable to start: the data directory belongs to a v2 proxy".into())),
-            name => tracing::warn!(file = name, dir = %data_dir.display(), "found invalid file under data directory"),
+            Some("proxy") => {
+                return Err(StartError("unable to start: the data directory belongs to a v2 proxy".into()));
+            }
+            name => {
+                tracing::warn!(file = name, dir = %data_dir.display(), "found invalid file under data directory")
+            }
         }
     }
     Ok(())
@@ -81,7 +89,12 @@ fn open_backend(snap_dir: &Path) -> Result<Arc<dyn Backend>, StartError> {
 }
 
 /// Founds a member of a new cluster.
-fn found(config: &Config, disk: Arc<dyn Disk>, snap_dir: &Path, wal_dir: &Path) -> Result<Bootstrapped, StartError> {
+fn found(
+    config: &Config,
+    disk: Arc<dyn Disk>,
+    snap_dir: &Path,
+    wal_dir: &Path,
+) -> Result<Bootstrapped, StartError> {
     if config.initial_cluster_state == ClusterState::Existing {
         return Err(StartError(
             "joining an existing cluster is not supported yet; start with --initial-cluster-state=new".into(),
@@ -100,11 +113,14 @@ fn found(config: &Config, disk: Arc<dyn Disk>, snap_dir: &Path, wal_dir: &Path) 
     if members.windows(2).any(|pair| pair[0].id == pair[1].id) {
         return Err(StartError("two members of --initial-cluster have the same peer URLs".into()));
     }
-    let id = members
-        .iter()
-        .find(|member| member.name == config.name)
-        .map(|member| member.id)
-        .ok_or_else(|| StartError(format!("couldn't find local name {:?} in the initial cluster configuration", config.name)))?;
+    let id = members.iter().find(|member| member.name == config.name).map(|member| member.id).ok_or_else(
+        || {
+            StartError(format!(
+                "couldn't find local name {:?} in the initial cluster configuration",
+                config.name
+            ))
+        },
+    )?;
     let voters: Vec<u64> = members.iter().map(|member| member.id).collect();
     let cluster_id = ids::cluster_id(&voters);
 
@@ -118,7 +134,8 @@ fn found(config: &Config, disk: Arc<dyn Disk>, snap_dir: &Path, wal_dir: &Path) 
         )));
     }
     let metadata = etcdserverpb::Metadata { node_id: id, cluster_id };
-    let mut wal = Wal::create(disk, wal_dir, &metadata, wal::Options::default()).map_err(failed("write-ahead log"))?;
+    let mut wal =
+        Wal::create(disk, wal_dir, &metadata, wal::Options::default()).map_err(failed("write-ahead log"))?;
     let entries: Vec<raftpb::Entry> = members
         .iter()
         .zip(1..)
@@ -141,11 +158,30 @@ fn found(config: &Config, disk: Arc<dyn Disk>, snap_dir: &Path, wal_dir: &Path) 
     wal.save(Some(&hard_state), entries.iter().map(EntryRef::from)).map_err(failed("write-ahead log"))?;
     wal.sync().map_err(failed("write-ahead log"))?;
     let conf_state = raftpb::ConfState { voters, ..Default::default() };
-    tracing::info!(member_id = format!("{id:x}"), cluster_id = format!("{cluster_id:x}"), "starting a new member of a new cluster");
-    assemble(id, cluster_id, wal, backend, &raftpb::SnapshotMetadata::default(), hard_state, entries, Some(conf_state), None)
+    tracing::info!(
+        member_id = format!("{id:x}"),
+        cluster_id = format!("{cluster_id:x}"),
+        "starting a new member of a new cluster"
+    );
+    assemble(
+        id,
+        cluster_id,
+        wal,
+        backend,
+        &raftpb::SnapshotMetadata::default(),
+        hard_state,
+        entries,
+        Some(conf_state),
+        None,
+    )
 }
 
-fn restart(config: &Config, disk: Arc<dyn Disk>, snap_dir: &Path, wal_dir: &Path) -> Result<Bootstrapped, StartError> {
+fn restart(
+    config: &Config,
+    disk: Arc<dyn Disk>,
+    snap_dir: &Path,
+    wal_dir: &Path,
+) -> Result<Bootstrapped, StartError> {
     let valid = wal::valid_snapshots(&*disk, wal_dir).map_err(failed("write-ahead log"))?;
     let found = snap::load_newest(&*disk, snap_dir, &valid).map_err(failed("snapshot"))?;
     for (file, reason) in &found.broken {
@@ -153,7 +189,8 @@ fn restart(config: &Config, disk: Arc<dyn Disk>, snap_dir: &Path, wal_dir: &Path
     }
     let marker = found.snapshot.unwrap_or_default().metadata;
     let from = walpb::Snapshot { index: marker.index, term: marker.term, conf_state: None };
-    let (wal, recovered) = Wal::open(disk, wal_dir, &from, wal::Options::default()).map_err(failed("write-ahead log"))?;
+    let (wal, recovered) =
+        Wal::open(disk, wal_dir, &from, wal::Options::default()).map_err(failed("write-ahead log"))?;
     if let Some((file, offset)) = &recovered.torn {
         tracing::warn!(file = %file.display(), offset, "cut off a torn write at the end of the log");
     }
@@ -161,7 +198,10 @@ fn restart(config: &Config, disk: Arc<dyn Disk>, snap_dir: &Path, wal_dir: &Path
     let backend = open_backend(snap_dir)?;
     finish_install(&*backend, snap_dir, &marker)?;
     let membership = Membership::load(cluster_id, &*backend).map_err(failed("backend"))?;
-    if membership.members().next().is_some() && membership.get(node_id).is_none() && !membership.is_removed(node_id) {
+    if membership.members().next().is_some()
+        && membership.get(node_id).is_none()
+        && !membership.is_removed(node_id)
+    {
         return Err(StartError(format!(
             "the write-ahead log in {} belongs to member {node_id:x}, the data in {} to a cluster without it: they are \
              of different members",
@@ -192,21 +232,15 @@ fn restart(config: &Config, disk: Arc<dyn Disk>, snap_dir: &Path, wal_dir: &Path
         commit_index = recovered.hard_state.commit,
         "restarting local member"
     );
-    assemble(
-        node_id,
-        cluster_id,
-        wal,
-        backend,
-        &marker,
-        recovered.hard_state,
-        recovered.entries,
-        None,
-        tree,
-    )
+    assemble(node_id, cluster_id, wal, backend, &marker, recovered.hard_state, recovered.entries, None, tree)
 }
 
 /// Completes the installation of a received snapshot that a crash interrupted, or that had not begun.
-fn finish_install(backend: &dyn Backend, snap_dir: &Path, marker: &raftpb::SnapshotMetadata) -> Result<(), StartError> {
+fn finish_install(
+    backend: &dyn Backend,
+    snap_dir: &Path,
+    marker: &raftpb::SnapshotMetadata,
+) -> Result<(), StartError> {
     let installing = backend.get(Bucket::Meta, meta::INSTALLING).map_err(failed("backend"))?;
     let found = snapshot::metadata(backend).map_err(failed("backend"))?.index;
     let index = match installing.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?))) {
@@ -223,7 +257,8 @@ fn finish_install(backend: &dyn Backend, snap_dir: &Path, marker: &raftpb::Snaps
         ))
     })?;
     let _ = fs::remove_file(snap_dir.join(TREE_FILE));
-    snapshot::install(backend, index, &mut BufReader::with_capacity(1 << 20, file)).map_err(failed("snapshot"))?;
+    snapshot::install(backend, index, &mut BufReader::with_capacity(1 << 20, file))
+        .map_err(failed("snapshot"))?;
     fs::remove_file(&path).map_err(failed("snapshot"))
 }
 
@@ -279,14 +314,17 @@ fn assemble(
 /// Voters named by the configuration changes that open a log.
 fn initial_conf_state(entries: &[raftpb::Entry]) -> Result<raftpb::ConfState, StartError> {
     let mut conf_state = raftpb::ConfState::default();
-    for entry in entries.iter().take_while(|entry| entry.r#type == raftpb::EntryType::EntryConfChange as i32) {
+    for entry in entries.iter().take_while(|entry| entry.r#type == raftpb::EntryType::EntryConfChange as i32)
+    {
         let data = entry.data.clone().unwrap_or_default();
-        let change = raftpb::ConfChange::decode(data).map_err(failed("write-ahead log: configuration change"))?;
+        let change =
+            raftpb::ConfChange::decode(data).map_err(failed("write-ahead log: configuration change"))?;
         conf_state.voters.push(change.node_id);
     }
     if conf_state.voters.is_empty() {
         return Err(StartError(
-            "the data directory has no members: its backend is empty and its log does not begin with them".into(),
+            "the data directory has no members: its backend is empty and its log does not begin with them"
+                .into(),
         ));
     }
     conf_state.voters.sort_unstable();

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use crate::support::{Event, Member, eventually, patiently, streams_attached};
 use bytes::Bytes;
-use store::peer::client::Client;
-use store::peer::net::Plain;
 use prost::Message as _;
 use proto::etcdserverpb::{InternalRaftRequest, PutRequest};
 use proto::raftpb::{Entry, Message, MessageType};
 use sha1::{Digest, Sha1};
+use store::peer::client::Client;
+use store::peer::net::Plain;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 use crate::support::{Event, Member, eventually, stats, streams_attached};
 use bytes::Bytes;
 use http::{Method, Request, Response};
+use prost::Message as _;
+use proto::raftpb::{Entry, Message, MessageType};
 use store::peer::client::Client;
 use store::peer::net::Plain;
 use store::peer::snapshot::database;
-use prost::Message as _;
-use proto::raftpb::{Entry, Message, MessageType};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 

@@ -181,6 +181,12 @@ impl Generator {
     }
 
     fn hash_revision(&mut self) -> i64 {
+        let revision = self.any_hash_revision();
+        // Up to 3.5.x the floor itself could not be hashed; later it can.
+        if revision == self.compacted { revision + 1 } else { revision }
+    }
+
+    fn any_hash_revision(&mut self) -> i64 {
         match self.rng.random_range(0..10) {
             0..3 => 0,
             3..8 => self.some_revision(),

@@ -1,0 +1,70 @@
+# The verbs of this repository; `make` prints them. Everything is built in the one profile `release` and one target
+# directory, so RocksDB, which is most of a clean build, is compiled once, and through ccache where there is one.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help up build test check fix bench
+
+MEMBERS ?= 1
+ARGS ?=
+
+export PATH := $(if $(wildcard /usr/lib/ccache),/usr/lib/ccache:)$(PATH):$(HOME)/.cargo/bin
+TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+# What `tools/setup --tests` put aside: Python packages before the system's, stock etcd behind it.
+PEERS := $(CURDIR)/target/peers
+WITH_PEERS = PATH="$(CURDIR)/target/python/bin:$$PATH:$(PEERS)/etcd-3.4" ETCD_PEER_DIR="$${ETCD_PEER_DIR-$(PEERS)/etcd-3.5.1}"
+CARGO_FLAGS := --release --workspace --locked
+
+help: ## print this
+	@echo 'usage: make VERB [VARIABLE=VALUE]...'
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 10
+	@echo
+	@sed -n 's/^#% \{0,1\}//p' Makefile
+
+#% Variables:
+#%   MEMBERS=3                     up: this many members (1 to 5)
+#%   ARGS='-p store watch'         test: what `cargo test` gets instead of --workspace
+#%   ARGS='--quick --only put'     bench: what `bench run` gets; see target/release/bench help run
+#% Sizes and peers of the tests, from the environment:
+#%   KEELSON_CRASH_ROUNDS          kill -9 and restart this often [3]; 20 is a full run
+#%   KEELSON_DIFFERENTIAL_REQUESTS length of the comparison with a stock etcd [5000]
+#%   KEELSON_DIFFERENTIAL_SEED     repeat that comparison's run [random]
+#%   KEELSON_MIXED_WRITES          writes in the mixed cluster [2000]; 50000 is a full run
+#%   KEELSON_REQUIRE_PEER=1        fail, not skip, where a stock etcd or etcdctl is missing
+#%   KEELSON_ETCD                  the server to test [the one just built]
+#%   ETCD_PEER_DIR                 stock etcd, etcdctl and etcdutl 3.5 [target/peers/etcd-3.5.1]
+
+up: build ## run the server on 127.0.0.1:2379; MEMBERS=3 runs a cluster on 2379, 22379, 32379
+	@tools/up "$(TARGET)/release" $(MEMBERS)
+
+build: ## compile etcd, etcdctl and bench into target/release
+	@tools/setup
+	@cargo build $(CARGO_FLAGS) --bins
+
+# The etcd-client crate comes last and alone: its features must not reach the server that is built for all else.
+test: ## run the tests, against stock etcd too; installs what they need
+	@tools/setup --tests
+ifeq ($(ARGS),)
+	@$(WITH_PEERS) cargo test $(CARGO_FLAGS)
+	@if command -v protoc >/dev/null; \
+	then $(WITH_PEERS) cargo test --release --locked -p integration --features etcd-client --test clients etcd_client; \
+	else echo 'skipped: etcd-client crate (no protoc)'; fi
+else
+	@$(WITH_PEERS) cargo test --release --locked $(ARGS)
+endif
+
+check: ## formatting, lints, tidy rules; changes nothing
+	@tools/setup --check
+	@cargo fmt --all --check
+	@cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+	@cargo test $(CARGO_FLAGS) --quiet --test tidy
+
+fix: ## format, and apply what lints can fix by themselves
+	@tools/setup --check
+	@cargo clippy $(CARGO_FLAGS) --all-targets --fix --allow-dirty --allow-staged
+	@cargo fmt --all
+
+bench: build ## compare with stock etcd on this machine; report in target/bench
+	@tools/setup --peers
+	@$(WITH_PEERS) "$(TARGET)/release/bench" run --ours "$(TARGET)/release/etcd" $(ARGS)
