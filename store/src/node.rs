@@ -15,6 +15,7 @@ pub mod apply_loop;
 pub mod backend_loop;
 pub mod fatal;
 pub mod handler;
+pub mod lane;
 pub mod leader;
 pub mod mailbox;
 pub mod metrics;
@@ -50,6 +51,7 @@ use crate::{
 };
 use apply_loop::{Inbox, LeaseQuery, Published};
 use fatal::Fatal;
+use lane::Lane;
 use mailbox::Sender;
 use metrics::Metrics;
 use status::Status;
@@ -154,10 +156,15 @@ impl Node {
             }
         }
         let began = Instant::now();
-        let answer = self.waits.register(id);
+        let lane = Lane::current();
+        let answer = self.waits.register(id, lane.clone());
         let _waiting = Waiting(&self.waits, id);
-        if self.fatal.is_set() || self.raft.send(raft_loop::Input::Propose(entry)).is_err() {
+        if self.fatal.is_set() {
             return Err(RequestError::Stopped);
+        }
+        match lane {
+            Some(lane) => lane.propose(entry),
+            None => self.raft.send(raft_loop::Input::Propose(vec![entry])).map_err(|_| RequestError::Stopped)?,
         }
         match tokio::time::timeout(self.config.request_timeout(), answer).await {
             Ok(Ok(answer)) => answer.map_err(RequestError::Apply),

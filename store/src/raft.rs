@@ -9,6 +9,8 @@
 
 pub mod convert;
 pub mod driver;
+#[cfg(test)]
+mod driver_test;
 pub mod log;
 
 pub use driver::{Driver, Output, Persist, Role, SoftState};

@@ -473,7 +473,8 @@ async fn a_log_torn_at_its_end_starts() {
             let (at, length) = *records(&log).last().expect("records");
             let end = (at + length).next_multiple_of(8);
             let mut torn = 4000u64.to_le_bytes().to_vec();
-            torn.extend([0x08, 0x02, 0x10, 0x99, 0x01, 0x1a]);
+            // Type, checksum, and data of 3992 bytes.
+            torn.extend([0x08, 0x02, 0x10, 0x99, 0x01, 0x1a, 0x98, 0x1f]);
             torn.resize(700, 0xab);
             log.splice(end..end + torn.len(), torn.iter().copied());
             if cut {

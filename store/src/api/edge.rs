@@ -29,7 +29,7 @@ use super::{
     router::{self, Context, Counters},
     watch::{Shard, Shards},
 };
-use crate::node::Node;
+use crate::node::{Node, lane::Lane};
 
 /// A connection whose first bytes do not come within this time is closed.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -160,6 +160,7 @@ async fn serve(
     connections: Arc<AtomicUsize>,
 ) {
     let shard = tokio::spawn(context.shard.clone().run());
+    let lane = tokio::spawn(Arc::<Lane>::default().serve(context.node.raft.clone()));
     let shards = Arc::new(shards);
     let mut tasks = tokio::task::JoinSet::new();
     loop {
@@ -189,6 +190,7 @@ async fn serve(
     let drained = async { while tasks.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(DRAIN, drained).await;
     shard.abort();
+    lane.abort();
 }
 
 struct Counted(Arc<AtomicUsize>);

@@ -11,6 +11,9 @@ use crate::{apply, config, node::Node};
 
 pub async fn status(node: &Arc<Node>, _: pb::StatusRequest) -> Result<Bytes, Status> {
     let (db_size, db_size_in_use) = node.backend_size();
+    // In this order: applied is never shown ahead of committed.
+    let applied = node.status.applied.load(Ordering::Acquire);
+    let committed = node.status.committed.load(Ordering::Acquire).max(applied);
     let state = node.status.soft_state();
     let membership = node.published.membership.load();
     let mut errors = Vec::new();
@@ -27,9 +30,9 @@ pub async fn status(node: &Arc<Node>, _: pb::StatusRequest) -> Result<Bytes, Sta
         db_size: db_size as i64,
         db_size_in_use: db_size_in_use as i64,
         leader: state.leader,
-        raft_index: node.status.committed.load(Ordering::Acquire),
+        raft_index: committed,
         raft_term: state.term,
-        raft_applied_index: node.status.applied.load(Ordering::Acquire),
+        raft_applied_index: applied,
         errors,
         is_learner: membership.get(node.id).is_some_and(|member| member.is_learner),
         storage_version: membership.version().unwrap_or_default().into(),

@@ -300,6 +300,34 @@ fn network(page: &mut Page, context: &Context) {
         "From",
         |it| it.received_failures.load(Ordering::Relaxed)
     );
+    per_peer!(
+        "etcd_network_snapshot_send_success",
+        "counter",
+        "Total number of successful snapshot sends.",
+        "To",
+        |it| it.snapshot_send.success.load(Ordering::Relaxed)
+    );
+    per_peer!(
+        "etcd_network_snapshot_send_failures",
+        "counter",
+        "Total number of snapshot send failures.",
+        "To",
+        |it| it.snapshot_send.failures.load(Ordering::Relaxed)
+    );
+    per_peer!(
+        "etcd_network_snapshot_receive_success",
+        "counter",
+        "Total number of successful snapshot receives.",
+        "From",
+        |it| it.snapshot_receive.success.load(Ordering::Relaxed)
+    );
+    per_peer!(
+        "etcd_network_snapshot_receive_failures",
+        "counter",
+        "Total number of snapshot receive failures.",
+        "From",
+        |it| it.snapshot_receive.failures.load(Ordering::Relaxed)
+    );
     let name = "etcd_network_peer_round_trip_time_seconds";
     page.kind(name, "histogram", "Round-Trip-Time histogram between peers");
     for (id, stats) in &peers {

@@ -2,7 +2,8 @@
 //!
 //! CRC-32C over the bucket's name, then each revision key and value up to the revision asked for, without what a
 //! compaction at that revision would drop from below the floor. A tombstone exactly at the floor is left out, since
-//! older etcd removes it and newer keeps it. Source: etcd `server/storage/mvcc/hash.go`.
+//! older etcd removes it and newer keeps it. Unlike etcd, which skips nothing while no key is left, the hash is the same
+//! before, during and after the compaction. Source: etcd `server/storage/mvcc/hash.go`.
 
 use std::ops::ControlFlow;
 
@@ -27,8 +28,6 @@ pub fn hash_kv(backend: &(impl Read + ?Sized), view: &View, revision: i64) -> Re
             (found == key && !tombstone).then_some(Revision::new(main, sub))
         }))
     };
-    // As etcd, skip nothing when the compaction would keep nothing.
-    let keeps_any = if current { !view.root.is_empty() } else { any_key_at(backend, revision)? };
 
     let mut crc = crc32c::crc32c(Bucket::Key.name().as_bytes());
     let mut failure = None;
@@ -41,7 +40,7 @@ pub fn hash_kv(backend: &(impl Read + ?Sized), view: &View, revision: i64) -> Re
                 if tombstone && at.main == floor {
                     return Ok(());
                 }
-                if keeps_any && (tombstone || kept(&read::decode(value)?.key)? != Some(at)) {
+                if tombstone || kept(&read::decode(value)?.key)? != Some(at) {
                     return Ok(());
                 }
             }
@@ -58,26 +57,4 @@ pub fn hash_kv(backend: &(impl Read + ?Sized), view: &View, revision: i64) -> Re
         }
     })?;
     failure.map_or(Ok(crc), Err)
-}
-
-fn any_key_at(backend: &(impl Read + ?Sized), revision: i64) -> Result<bool, MvccError> {
-    let mut cursor = backend.cursor(Bucket::Index);
-    cursor.seek(&[])?;
-    while let Some((entry, value)) = cursor.item() {
-        let (Some((key, main)), Some((_, tombstone))) = (index::decode(entry), index::decode_value(value))
-        else {
-            return Err(MvccError::Backend(BackendError("malformed index entry".into())));
-        };
-        if main > revision {
-            cursor.seek(&index::key(&key, revision))?;
-            continue;
-        }
-        if !tombstone {
-            return Ok(true);
-        }
-        let mut behind = index::key(&key, 0);
-        behind.push(0);
-        cursor.seek(&behind)?;
-    }
-    Ok(false)
 }

@@ -220,9 +220,7 @@ impl ApplyLoop {
             None => {}
         }
         self.publish(index);
-        for (id, result) in answers {
-            self.waits.trigger(id, result);
-        }
+        self.waits.answer(answers);
         self.answer_reads(index);
         self.answer_renewals();
 
@@ -382,7 +380,7 @@ impl ApplyLoop {
     fn propose(&self, mut request: InternalRaftRequest) {
         request.header = Some(RequestHeader { id: self.ids.next(), ..Default::default() });
         let entry = raftpb::Entry { data: Some(request.encode_to_vec().into()), ..Default::default() };
-        let _ = self.raft.send(raft_loop::Input::Propose(entry));
+        let _ = self.raft.send(raft_loop::Input::Propose(vec![entry]));
     }
 
     /// Replaces the whole state by a received snapshot.

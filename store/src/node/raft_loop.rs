@@ -30,7 +30,7 @@ const READ_RETRY_MS: u64 = 500;
 
 pub enum Input {
     /// Encoded requests.
-    Propose(raftpb::Entry),
+    Propose(Vec<raftpb::Entry>),
     /// Answered with the index that must have been applied before the read.
     ReadIndex(oneshot::Sender<()>),
     Event(Event),
@@ -127,7 +127,7 @@ impl RaftLoop {
             self.inputs.take(&mut inputs, Some(next_tick));
             for input in inputs.drain(..) {
                 match input {
-                    Input::Propose(entry) => proposals.push(entry),
+                    Input::Propose(mut entries) => proposals.append(&mut entries),
                     Input::ReadIndex(reader) => self.reads.waiting.push(reader),
                     Input::Event(event) => {
                         self.propose(&mut proposals);

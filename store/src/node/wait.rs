@@ -5,38 +5,58 @@
 
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::lane::Lane;
 use crate::apply::{ApplyError, Response};
 
 const SHARDS: usize = 16;
 
 pub type Answer = Result<Response, ApplyError>;
 
+struct Waiter {
+    sender: oneshot::Sender<Answer>,
+    /// Where the proposer's thread takes its answers, if it takes them together.
+    lane: Option<Arc<Lane>>,
+}
+
 #[derive(Default)]
 pub struct Waits {
-    shards: [Mutex<HashMap<u64, oneshot::Sender<Answer>>>; SHARDS],
+    shards: [Mutex<HashMap<u64, Waiter>>; SHARDS],
     len: AtomicUsize,
 }
 
 impl Waits {
-    pub fn register(&self, id: u64) -> oneshot::Receiver<Answer> {
+    pub fn register(&self, id: u64, lane: Option<Arc<Lane>>) -> oneshot::Receiver<Answer> {
         let (sender, receiver) = oneshot::channel();
         self.len.fetch_add(1, Ordering::Relaxed);
-        self.shard(id).lock().insert(id, sender);
+        self.shard(id).lock().insert(id, Waiter { sender, lane });
         receiver
     }
 
-    /// Answers the waiter of `id`, if one still waits.
-    pub fn trigger(&self, id: u64, answer: Answer) {
-        let waiter = self.shard(id).lock().remove(&id);
-        if let Some(waiter) = waiter {
+    /// Answers those who still wait; each lane is woken once.
+    pub fn answer(&self, answers: Vec<(u64, Answer)>) {
+        let mut lanes: Vec<(Arc<Lane>, Vec<(oneshot::Sender<Answer>, Answer)>)> = Vec::new();
+        for (id, answer) in answers {
+            let Some(Waiter { sender, lane }) = self.shard(id).lock().remove(&id) else { continue };
             self.len.fetch_sub(1, Ordering::Relaxed);
-            let _ = waiter.send(answer);
+            match lane {
+                None => drop(sender.send(answer)),
+                Some(lane) => match lanes.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &lane)) {
+                    Some((_, batch)) => batch.push((sender, answer)),
+                    None => lanes.push((lane, vec![(sender, answer)])),
+                },
+            }
+        }
+        for (lane, mut batch) in lanes {
+            lane.answer(&mut batch);
         }
     }
 
@@ -52,7 +72,7 @@ impl Waits {
         self.len.load(Ordering::Relaxed)
     }
 
-    fn shard(&self, id: u64) -> &Mutex<HashMap<u64, oneshot::Sender<Answer>>> {
+    fn shard(&self, id: u64) -> &Mutex<HashMap<u64, Waiter>> {
         &self.shards[id as usize % SHARDS]
     }
 }

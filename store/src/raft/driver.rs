@@ -10,7 +10,7 @@
 //!
 //! Source: the asynchronous `Ready` of tikv/raft-rs `raw_node.rs`; etcd `server/etcdserver/raft.go`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use proto::raftpb;
@@ -114,6 +114,9 @@ pub struct Output {
     pub reads: Vec<(u64, u64)>,
 }
 
+/// Terms and indexes stay far below: the crate adds to them unchecked.
+const MAX_NUMBER: u64 = i64::MAX as u64;
+
 pub struct Driver {
     node: RawNode<Log>,
     random: Random,
@@ -122,6 +125,8 @@ pub struct Driver {
     drawn_for: SoftState,
     drawn_timeout: usize,
     reported: SoftState,
+    /// What the state machine has applied; the crate hears of it once it knows that to be durable.
+    applied: u64,
     waiting: VecDeque<raftpb::Entry>,
     waiting_bytes: usize,
     max_waiting_bytes: usize,
@@ -161,6 +166,7 @@ impl Driver {
             drawn_for: none,
             drawn_timeout: settings.election_ticks,
             reported: none,
+            applied: settings.applied,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             max_waiting_bytes: settings.max_waiting_bytes,
@@ -183,6 +189,7 @@ impl Driver {
             }
             Event::Persisted { number } => {
                 self.node.on_persist_ready(number);
+                self.advance_applied();
                 Ok(())
             }
             Event::Applied { index } => {
@@ -192,7 +199,8 @@ impl Driver {
                 {
                     (log.applied.0, log.applied.1) = (index, term);
                 }
-                self.node.advance_apply_to(index);
+                self.applied = self.applied.max(index);
+                self.advance_applied();
                 Ok(())
             }
             Event::ConfChange(change) => {
@@ -343,6 +351,15 @@ impl Driver {
         Some(*id)
     }
 
+    /// A snapshot may be taken over before the word arrives that its mark in the log is durable.
+    fn advance_applied(&mut self) {
+        let log = &self.node.raft.raft_log;
+        let index = self.applied.min(log.committed).min(log.persisted);
+        if index > log.applied {
+            self.node.advance_apply_to(index);
+        }
+    }
+
     fn propose(&mut self, entries: Vec<raftpb::Entry>) -> Result<(), StepError> {
         if entries.is_empty() {
             return Ok(());
@@ -377,6 +394,14 @@ impl Driver {
     fn check(&self, message: &eraftpb::Message) -> Result<(), &'static str> {
         let log = &self.node.raft.raft_log;
         let current = message.term >= self.node.raft.term;
+        let numbers = [message.term, message.index, message.log_term, message.commit, message.reject_hint];
+        if numbers.iter().any(|number| *number > MAX_NUMBER) {
+            return Err("a number beyond all bounds");
+        }
+        let forwarded = [MessageType::MsgPropose, MessageType::MsgReadIndex, MessageType::MsgTransferLeader];
+        if message.term == 0 && !forwarded.contains(&message.msg_type) {
+            return Err("a message without a term");
+        }
         match message.msg_type {
             MessageType::MsgHeartbeat if current && message.commit > log.last_index() => {
                 Err("heartbeat commits entries that this member does not have")
@@ -397,8 +422,9 @@ impl Driver {
             MessageType::MsgReadIndex | MessageType::MsgReadIndexResp if message.entries.len() != 1 => {
                 Err("read index without a context")
             }
-            MessageType::MsgSnapshot if message.get_snapshot().get_metadata().index == 0 => {
-                Err("empty snapshot")
+            MessageType::MsgSnapshot => check_snapshot(message.get_snapshot().get_metadata()),
+            MessageType::MsgRequestVoteResponse if log.persisted < log.last_index() => {
+                Err("a vote that cannot have been asked for yet")
             }
             MessageType::MsgHup
             | MessageType::MsgBeat
@@ -424,6 +450,28 @@ impl Driver {
             self.node.raft.set_randomized_election_timeout(self.drawn_timeout);
         }
     }
+}
+
+/// Refuses a configuration that the crate could not restore: somebody votes, and nobody is in it twice.
+fn check_snapshot(metadata: &eraftpb::SnapshotMetadata) -> Result<(), &'static str> {
+    if metadata.index == 0 || metadata.index > MAX_NUMBER || metadata.term > MAX_NUMBER {
+        return Err("empty snapshot");
+    }
+    let state = metadata.get_conf_state();
+    let ids: BTreeSet<u64> = state.voters.iter().chain(&state.learners).copied().collect();
+    let outgoing: BTreeSet<u64> = state.voters_outgoing.iter().copied().collect();
+    let next: BTreeSet<u64> = state.learners_next.iter().copied().collect();
+    let sound = !state.voters.is_empty()
+        && ids.len() == state.voters.len() + state.learners.len()
+        && outgoing.len() == state.voters_outgoing.len()
+        && next.len() == state.learners_next.len()
+        && !ids.contains(&0)
+        && !outgoing.contains(&0)
+        && state.learners.iter().all(|id| !outgoing.contains(id))
+        && next.is_subset(&outgoing)
+        && next.is_disjoint(&ids)
+        && (!outgoing.is_empty() || !state.auto_leave);
+    if sound { Ok(()) } else { Err("a snapshot with an impossible configuration") }
 }
 
 impl From<StorageError> for StepError {
