@@ -102,6 +102,7 @@ pub struct Node {
     pub(crate) ids: Arc<RequestIds>,
     pub(crate) raft: Sender<raft_loop::Input>,
     pub(crate) apply: Sender<apply_loop::Input>,
+    pub(crate) backend_loop: Sender<backend_loop::Input>,
     pub(crate) shared: Arc<backend_loop::Shared>,
     pub(crate) transport: OnceLock<Transport>,
     pub(crate) client: Client,
@@ -164,7 +165,9 @@ impl Node {
         }
         match lane {
             Some(lane) => lane.propose(entry),
-            None => self.raft.send(raft_loop::Input::Propose(vec![entry])).map_err(|_| RequestError::Stopped)?,
+            None => {
+                self.raft.send(raft_loop::Input::Propose(vec![entry])).map_err(|_| RequestError::Stopped)?
+            }
         }
         match tokio::time::timeout(self.config.request_timeout(), answer).await {
             Ok(Ok(answer)) => answer.map_err(RequestError::Apply),
@@ -222,6 +225,7 @@ impl Node {
         if self.reader.written_revision() >= revision {
             return Ok(());
         }
+        let _ = self.backend_loop.send(backend_loop::Input::Hurry);
         let mut written = self.shared.written.subscribe();
         tokio::select! {
             reached = written.wait_for(|written| *written >= revision) => {

@@ -250,6 +250,7 @@ impl Server {
             ids: ids.clone(),
             raft: raft.clone(),
             apply: apply.clone(),
+            backend_loop: backend_sender.clone(),
             shared: shared.clone(),
             transport: OnceLock::from(transport.clone()),
             client: node::peer_client(&config),

@@ -12,6 +12,10 @@ use proto::etcdserverpb::{
 };
 use tonic::Status;
 
+#[cfg(test)]
+#[path = "check_test.rs"]
+mod check_test;
+
 use super::error;
 
 pub fn range(request: &RangeRequest) -> Result<(), Status> {

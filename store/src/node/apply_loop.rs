@@ -230,8 +230,19 @@ impl ApplyLoop {
         self.bytes_since_checkpoint += size;
         self.status.backlog_bytes.fetch_add(size, Ordering::Relaxed);
         let revision = self.applier.store.revision();
-        let _ = self.backend_loop.send(backend_loop::Input::Write { batch, revision });
-        let _ = self.raft.send(raft_loop::Input::Event(Event::Applied { index }));
+        let write = backend_loop::Input::Write { batch, revision };
+        let _ = if self.status.backlog_bytes.load(Ordering::Relaxed) > backend_loop::HURRY_BYTES {
+            self.backend_loop.send(write)
+        } else {
+            self.backend_loop.send_lazily(write)
+        };
+        let applied = raft_loop::Input::Event(Event::Applied { index });
+        // Without a leader the raft thread may wait for this to stand for election.
+        let _ = if conf_changed || self.status.leader() == 0 {
+            self.raft.send(applied)
+        } else {
+            self.raft.send_lazily(applied)
+        };
         if let Some(floor) = compaction {
             self.tell_compacted();
             let root = self.applier.store.tree().snapshot();
@@ -262,8 +273,16 @@ impl ApplyLoop {
 
     fn tell(&self, news: News) {
         for inbox in &self.inboxes {
-            inbox.news.lock().push(news.clone());
-            inbox.wake.notify_one();
+            let mut queue = inbox.news.lock();
+            match (&news, queue.last_mut()) {
+                // Nobody watches: whoever begins to looks here first.
+                (News::Skip(revision), Some(News::Skip(last))) => *last = *revision,
+                _ => {
+                    queue.push(news.clone());
+                    drop(queue);
+                    inbox.wake.notify_one();
+                }
+            }
         }
     }
 

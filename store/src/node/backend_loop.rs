@@ -47,6 +47,8 @@ pub enum Input {
         floor: i64,
         root: Root,
     },
+    /// Somebody waits for what was handed over.
+    Hurry,
     Stop,
 }
 
@@ -80,6 +82,10 @@ pub struct Shared {
 
 /// A store at least this many revisions newer than its saved tree saves it again.
 const SAVE_TREE_REVISIONS: i64 = 50_000;
+/// How long batches are gathered while they keep coming.
+const GATHER: Duration = Duration::from_millis(5);
+/// A backlog of this size is written at once.
+pub const HURRY_BYTES: u64 = 1 << 20;
 /// Batches are joined up to this size.
 const JOIN_BYTES: usize = 1 << 20;
 
@@ -141,11 +147,15 @@ fn serve(
     let mut taken = Vec::new();
     let mut joined = Batch::default();
     let mut revision = 0;
+    // What trickles in is gathered; only after a pause does the next batch wake this thread.
+    let mut busy = false;
     loop {
-        inputs.take(&mut taken, None);
+        inputs.take(&mut taken, busy.then(|| Instant::now() + GATHER));
+        busy = !taken.is_empty();
         let mut stop = false;
         for input in taken.drain(..) {
             match input {
+                Input::Hurry => {}
                 Input::Write { batch, revision: newest } => {
                     if joined.is_empty() {
                         joined = batch;

@@ -12,8 +12,16 @@ use parking_lot::{Condvar, Mutex};
 
 struct State<T> {
     queue: Vec<T>,
-    sleeping: bool,
+    sleeping: Sleep,
     closed: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sleep {
+    Awake,
+    /// Wakes by itself before long.
+    Briefly,
+    UntilWoken,
 }
 
 struct Shared<T> {
@@ -37,19 +45,30 @@ pub struct Receiver<T>(Arc<Shared<T>>);
 pub struct Closed;
 
 pub fn mailbox<T>() -> (Sender<T>, Receiver<T>) {
-    let state = State { queue: Vec::new(), sleeping: false, closed: false };
+    let state = State { queue: Vec::new(), sleeping: Sleep::Awake, closed: false };
     let shared = Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new() });
     (Sender(shared.clone()), Receiver(shared))
 }
 
 impl<T> Sender<T> {
     pub fn send(&self, item: T) -> Result<(), Closed> {
+        self.push(item, |sleeping| sleeping != Sleep::Awake)
+    }
+
+    /// Sends what can wait until the receiver next looks, if it will do so before long by itself: waking a thread costs
+    /// more than most of what is sent.
+    pub fn send_lazily(&self, item: T) -> Result<(), Closed> {
+        self.push(item, |sleeping| sleeping == Sleep::UntilWoken)
+    }
+
+    fn push(&self, item: T, wakes: impl FnOnce(Sleep) -> bool) -> Result<(), Closed> {
         let mut state = self.0.state.lock();
         if state.closed {
             return Err(Closed);
         }
         state.queue.push(item);
-        if std::mem::take(&mut state.sleeping) {
+        if wakes(state.sleeping) {
+            state.sleeping = Sleep::Awake;
             drop(state);
             self.0.wake.notify_one();
         }
@@ -62,18 +81,21 @@ impl<T> Receiver<T> {
     pub fn take(&self, into: &mut Vec<T>, deadline: Option<Instant>) {
         let mut state = self.0.state.lock();
         while state.queue.is_empty() {
-            state.sleeping = true;
             match deadline {
-                None => self.0.wake.wait(&mut state),
+                None => {
+                    state.sleeping = Sleep::UntilWoken;
+                    self.0.wake.wait(&mut state);
+                }
                 Some(deadline) => {
+                    state.sleeping = Sleep::Briefly;
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left == Duration::ZERO || self.0.wake.wait_for(&mut state, left).timed_out() {
-                        state.sleeping = false;
                         break;
                     }
                 }
             }
         }
+        state.sleeping = Sleep::Awake;
         std::mem::swap(&mut state.queue, into);
     }
 }
@@ -105,6 +127,18 @@ mod tests {
         }
         thread.join().unwrap();
         assert!(all.iter().copied().eq(0..10_000));
+    }
+
+    #[test]
+    fn what_is_sent_lazily_wakes_a_receiver_that_would_sleep_on() {
+        let (sender, receiver) = mailbox();
+        let thread = std::thread::spawn(move || {
+            let mut batch = Vec::new();
+            receiver.take(&mut batch, None);
+            batch
+        });
+        sender.send_lazily(1).unwrap();
+        assert_eq!(thread.join().unwrap(), [1]);
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! Entry 5 and 6 mean other things, and conf change types 2 and 3 are swapped around. Entry data is shared, not copied.
 //! Called by `driver` only.
 
+use bytes::Bytes;
+use prost::Message;
 use proto::raftpb;
 use raft::eraftpb;
 
@@ -12,11 +14,25 @@ pub fn entry_to_etcd(entry: eraftpb::Entry) -> raftpb::Entry {
         r#type: entry.entry_type as i32,
         term: entry.term,
         index: entry.index,
-        data: (!entry.data.is_empty()).then_some(entry.data),
+        data: Some(if entry.context.is_empty() { entry.data } else { entry.context })
+            .filter(|data| !data.is_empty()),
     }
 }
 
+/// The crate reads the data of conf changes that are proposed, and knows not all of etcd's: it gets a stand-in, which
+/// tells it only whether anything changes, and carries the true data beside it.
 pub fn entry_to_raft(entry: raftpb::Entry) -> eraftpb::Entry {
+    let data = entry.data.unwrap_or_default();
+    let one_change = Bytes::from_static(&[0x12, 0]);
+    let (data, context) = match entry.r#type {
+        1 if raftpb::ConfChange::decode(data.clone()).is_ok() => (Bytes::new(), data),
+        2 => match raftpb::ConfChangeV2::decode(data.clone()) {
+            Ok(change) if change.changes.is_empty() => (Bytes::new(), data),
+            Ok(_) => (one_change, data),
+            Err(_) => (data, Bytes::new()),
+        },
+        _ => (data, Bytes::new()),
+    };
     eraftpb::Entry {
         entry_type: match entry.r#type {
             1 => eraftpb::EntryType::EntryConfChange,
@@ -25,7 +41,8 @@ pub fn entry_to_raft(entry: raftpb::Entry) -> eraftpb::Entry {
         },
         term: entry.term,
         index: entry.index,
-        data: entry.data.unwrap_or_default(),
+        data,
+        context,
         ..Default::default()
     }
 }

@@ -406,10 +406,17 @@ impl Driver {
             MessageType::MsgHeartbeat if current && message.commit > log.last_index() => {
                 Err("heartbeat commits entries that this member does not have")
             }
+            // To the crate an entry that it does not have is one of term 0.
+            MessageType::MsgAppend if message.log_term == 0 && message.index != 0 => {
+                Err("entries appended to one without a term")
+            }
             MessageType::MsgAppend => {
                 for (entry, index) in message.entries.iter().zip(message.index + 1..) {
                     if entry.index != index {
                         return Err("appended entries are not contiguous");
+                    }
+                    if entry.term == 0 || entry.term > message.term {
+                        return Err("appended entries of a term that never was");
                     }
                     let known = if index <= log.committed { log.term(index).ok() } else { None };
                     if current && index <= log.committed && known.is_some_and(|term| term != entry.term) {
@@ -454,7 +461,8 @@ impl Driver {
 
 /// Refuses a configuration that the crate could not restore: somebody votes, and nobody is in it twice.
 fn check_snapshot(metadata: &eraftpb::SnapshotMetadata) -> Result<(), &'static str> {
-    if metadata.index == 0 || metadata.index > MAX_NUMBER || metadata.term > MAX_NUMBER {
+    let exists = |number: u64| (1..=MAX_NUMBER).contains(&number);
+    if !exists(metadata.index) || !exists(metadata.term) {
         return Err("empty snapshot");
     }
     let state = metadata.get_conf_state();

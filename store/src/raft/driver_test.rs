@@ -1,7 +1,7 @@
 //! Drivers on a network and disks that exist only here: stories of what they do, and bad messages they must survive.
 //!
 //! Commands of the stories (`testdata`):
-//! `cluster N [seed S]` starts voters 1 to N, `join I` a member that knows nobody yet, `restart I` one from its disk.
+//! `cluster N [seed S]` starts voters 1 to N, `join I` one more member, `restart I` one from its disk.
 //! `tick I [N]`, `propose I DATA`, `read I CONTEXT`, `transfer I TO`, `campaign I`, `compact I INDEX`, and
 //! `change I v1|v2 KIND MEMBER...` (`voter`, `learner`, `remove`) are events; `wait I leads|follows` ticks until it is so.
 //! `deliver` gives everybody what is under way, once; `run` until nothing is. `cut I` and `heal` are the network's.
@@ -13,12 +13,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use proptest::{prelude::*, sample};
-use proto::raftpb::{self, ConfChangeType, MessageType};
 use prost::Message;
+use proto::raftpb::{self, ConfChangeType, MessageType};
 
 use super::{
-    Driver, Output, Persist, Role,
-    convert,
+    Driver, Output, Persist, Role, convert,
     driver::{Event, Settings, StepError},
     log::Log,
 };
@@ -102,6 +101,7 @@ struct Cluster {
     network: VecDeque<raftpb::Message>,
     cut: BTreeSet<u64>,
     seed: u64,
+    founders: raftpb::ConfState,
     output: String,
 }
 
@@ -220,7 +220,7 @@ impl Cluster {
                 let refused = driver.step(Event::ConfChange(change)).err();
                 assert!(refused.is_none_or(|error| error == StepError::Refused));
                 let state = driver.conf_state();
-                format!("a change: voters {:?}, learners {:?}", state.voters, state.learners)
+                format!("a change: voters {}, learners {}", list(&state.voters), list(&state.learners))
             }
             None if data.is_empty() => "nothing".into(),
             None => String::from_utf8_lossy(&data).into_owned(),
@@ -237,7 +237,11 @@ impl Cluster {
             if self.cut.contains(&from) || self.cut.contains(&to) || !self.nodes.contains_key(&to) {
                 if message.r#type == MessageType::MsgSnap as i32 {
                     self.step(from, Event::SnapshotStatus { peer: to, ok: false });
-                } else if self.nodes.get(&from).is_some_and(|node| node.driver.soft_state().role == Role::Leader) {
+                } else if self
+                    .nodes
+                    .get(&from)
+                    .is_some_and(|node| node.driver.soft_state().role == Role::Leader)
+                {
                     self.step(from, Event::Unreachable { peer: to });
                 }
                 continue;
@@ -299,11 +303,16 @@ impl Cluster {
             ("cluster", [_, rest @ ..]) => {
                 self.seed = if let ["seed", seed] = rest { number(seed) } else { 1 };
                 let conf_state = raftpb::ConfState { voters: (1..=first).collect(), ..Default::default() };
+                self.founders = conf_state.clone();
                 for id in 1..=first {
                     self.start(id, Disk { applied: (0, 0, conf_state.clone()), ..Disk::default() });
                 }
             }
-            ("join", _) => self.start(first, Disk::default()),
+            ("join", _) => {
+                // It knows the first voters only; all later changes are in the log.
+                let conf_state = self.founders.clone();
+                self.start(first, Disk { applied: (0, 0, conf_state), ..Disk::default() });
+            }
             ("restart" | "crash", _) => {
                 let disk = self.nodes.remove(&first).unwrap().disk;
                 self.network.retain(|message| message.from != first && message.to != first);
@@ -361,6 +370,11 @@ impl Cluster {
         }
         std::mem::take(&mut self.output)
     }
+}
+
+fn list(ids: &[u64]) -> String {
+    let ids: BTreeSet<u64> = ids.iter().copied().collect();
+    format!("{ids:?}")
 }
 
 fn number(word: &str) -> u64 {
@@ -445,9 +459,16 @@ fn bad_messages_are_dropped() {
     let state = cluster.nodes[&2].driver.soft_state();
     assert_eq!((state.leader, cluster.nodes[&2].driver.log().last()), (1, 3));
     let term = state.term;
-    let message = |kind: MessageType| raftpb::Message { r#type: kind as i32, from: 1, to: 2, term, ..Default::default() };
+    let message = |kind: MessageType| raftpb::Message {
+        r#type: kind as i32,
+        from: 1,
+        to: 2,
+        term,
+        ..Default::default()
+    };
     let snapshot = |index, voters: &[u64], learners: &[u64]| {
-        let conf_state = raftpb::ConfState { voters: voters.to_vec(), learners: learners.to_vec(), ..Default::default() };
+        let conf_state =
+            raftpb::ConfState { voters: voters.to_vec(), learners: learners.to_vec(), ..Default::default() };
         let metadata = raftpb::SnapshotMetadata { index, term, conf_state };
         raftpb::Message { snapshot: raftpb::Snapshot { data: None, metadata }, ..message(MsgSnap) }
     };
@@ -528,24 +549,30 @@ fn small() -> impl Strategy<Value = u64> {
 
 fn forged() -> impl Strategy<Value = raftpb::Message> {
     let entries = proptest::collection::vec((0..4, small(), small()), 0..3).prop_map(|entries| {
-        let entry = |(kind, term, index)| raftpb::Entry { r#type: kind, term, index, data: Some(Bytes::from_static(b"?")) };
+        let entry = |(kind, term, index)| raftpb::Entry {
+            r#type: kind,
+            term,
+            index,
+            data: Some(Bytes::from_static(b"?")),
+        };
         entries.into_iter().map(entry).collect::<Vec<_>>()
     });
     let ids = || proptest::collection::vec(0..5_u64, 0..4);
-    let snapshot = (small(), small(), ids(), ids(), ids(), ids(), any::<bool>()).prop_map(|it| raftpb::Snapshot {
-        data: None,
-        metadata: raftpb::SnapshotMetadata {
-            index: it.0,
-            term: it.1,
-            conf_state: raftpb::ConfState {
-                voters: it.2,
-                learners: it.3,
-                voters_outgoing: it.4,
-                learners_next: it.5,
-                auto_leave: it.6,
+    let snapshot =
+        (small(), small(), ids(), ids(), ids(), ids(), any::<bool>()).prop_map(|it| raftpb::Snapshot {
+            data: None,
+            metadata: raftpb::SnapshotMetadata {
+                index: it.0,
+                term: it.1,
+                conf_state: raftpb::ConfState {
+                    voters: it.2,
+                    learners: it.3,
+                    voters_outgoing: it.4,
+                    learners_next: it.5,
+                    auto_leave: it.6,
+                },
             },
-        },
-    });
+        });
     let context = sample::select(vec![&b""[..], b"12345678", b"CampaignTransfer", b"CampaignPreElection"]);
     let numbers = (small(), small(), small(), small(), small());
     ((-1..24, 0..5_u64, 1..4_u64), numbers, any::<bool>(), entries, snapshot, context).prop_map(
@@ -616,8 +643,12 @@ fn mangled(mut message: raftpb::Message, mangles: &[Mangle], into: &mut Vec<raft
             Mangle::To(to) => message.to = to,
             Mangle::NoEntries => message.entries.clear(),
             Mangle::NoContext => message.context = None,
-            Mangle::EntryIndex(by) => message.entries.iter_mut().for_each(|it| it.index = it.index.saturating_add_signed(by)),
-            Mangle::EntryTerm(by) => message.entries.iter_mut().for_each(|it| it.term = it.term.saturating_add_signed(by)),
+            Mangle::EntryIndex(by) => {
+                message.entries.iter_mut().for_each(|it| it.index = it.index.saturating_add_signed(by))
+            }
+            Mangle::EntryTerm(by) => {
+                message.entries.iter_mut().for_each(|it| it.term = it.term.saturating_add_signed(by))
+            }
             Mangle::Twice => into.push(message.clone()),
         }
     }
