@@ -12,6 +12,7 @@ use store::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    bound_c_arenas();
     let (config, warnings) = match Command::from_process() {
         Ok(Command::Run { config, warnings }) => (config, warnings),
         Ok(Command::Print(text)) => {
@@ -105,4 +106,14 @@ fn die_by(signal: i32) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// RocksDB allocates through the C library, which by default keeps an arena per thread and gives little of it back.
+fn bound_c_arenas() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: mallopt takes plain numbers, and no other thread runs yet.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 20);
+    }
 }

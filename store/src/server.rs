@@ -119,8 +119,19 @@ impl Server {
         runtime: tokio::runtime::Runtime,
         listeners: Listeners,
     ) -> Result<Server, StartError> {
-        let Bootstrapped { id, cluster_id, wal, log, backend, loaded, leases, membership, alarms, applied } =
-            bootstrapped;
+        let Bootstrapped {
+            tree_saved,
+            id,
+            cluster_id,
+            wal,
+            log,
+            backend,
+            loaded,
+            leases,
+            membership,
+            alarms,
+            applied,
+        } = bootstrapped;
         let started = Instant::now();
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_millis() as u64);
         let status = Arc::new(Status::default());
@@ -316,6 +327,7 @@ impl Server {
             waiting_renewals: Vec::new(),
             checkpointed: applied.index,
             bytes_since_checkpoint: 0,
+            tree_saved,
             leads: false,
         };
         let threads = vec![

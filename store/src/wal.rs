@@ -215,9 +215,25 @@ pub fn exists(disk: &dyn Disk, dir: &Path) -> Result<bool, Error> {
 /// The snapshots the log knows and whose entries are committed, oldest first: a crash may leave a mark beyond them.
 /// Reads all segments, changes nothing, takes no lock.
 pub fn valid_snapshots(disk: &dyn Disk, dir: &Path) -> Result<Vec<walpb::Snapshot>, Error> {
+    snapshots_in(disk, dir, &segment::list(disk, dir)?)
+}
+
+/// Those that the newest segments hold: as few segments as have one. Empty if there is none in the whole log.
+pub fn newest_snapshots(disk: &dyn Disk, dir: &Path) -> Result<Vec<walpb::Snapshot>, Error> {
+    let names = segment::list(disk, dir)?;
+    for first in (0..names.len()).rev() {
+        let snapshots = snapshots_in(disk, dir, &names[first..])?;
+        if !snapshots.is_empty() {
+            return Ok(snapshots);
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn snapshots_in(disk: &dyn Disk, dir: &Path, names: &[Name]) -> Result<Vec<walpb::Snapshot>, Error> {
     let mut snapshots = Vec::new();
     let mut commit = 0;
-    segment::scan(disk, dir, &segment::list(disk, dir)?, &mut |location, kind, data| {
+    segment::scan(disk, dir, names, &mut |location, kind, data| {
         match kind {
             Kind::Snapshot => {
                 let snapshot = walpb::Snapshot::decode(data);

@@ -1,6 +1,10 @@
 //! Members embedded in one process: they share nothing but the network between them.
 
-use std::{net::TcpListener, path::Path};
+use std::{
+    net::TcpListener,
+    path::Path,
+    sync::atomic::{AtomicU16, Ordering},
+};
 
 use proto::{
     etcdserverpb::{
@@ -15,13 +19,24 @@ use store::{
     config::{Command, Config},
     server::Server,
 };
-use tokio::sync::mpsc;
-use tonic::{Status, Streaming, transport::Channel};
+use tonic::{
+    Status, Streaming,
+    codegen::tokio_stream::{self, StreamExt},
+    transport::Channel,
+};
 
-/// Ports that were free a moment ago; the listeners are closed only when all are chosen.
+/// Ports that are free, below those that the system gives to outgoing connections: a stopped member finds its own again.
 fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = std::process::id() as u16 % 10_000;
+    let mut ports = Vec::new();
+    while ports.len() < count {
+        let port = 12_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            ports.push(port);
+        }
+    }
+    ports
 }
 
 /// Member `own` of a cluster whose members have these peer ports.
@@ -110,26 +125,23 @@ impl Client {
 
     /// Watches everything from `start_revision`; returns once the watch stands.
     async fn watch(&mut self, start_revision: i64) -> Watch {
-        let (requests, mut receiver) = mpsc::channel(1);
         let create = WatchCreateRequest {
             key: "\0".into(),
             range_end: "\0".into(),
             start_revision,
+            prev_kv: true,
             ..Default::default()
         };
-        requests
-            .send(WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) })
-            .await
-            .unwrap();
-        let stream = futures_like::stream(move |cx| receiver.poll_recv(cx));
-        let mut responses = self.watch.watch(stream).await.unwrap().into_inner();
+        let request = WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) };
+        // The requests never end: their end would close the watch.
+        let requests = tokio_stream::once(request).chain(tokio_stream::pending());
+        let mut responses = self.watch.watch(requests).await.unwrap().into_inner();
         assert!(responses.message().await.unwrap().unwrap().created);
-        Watch { _requests: requests, responses }
+        Watch { responses }
     }
 }
 
 struct Watch {
-    _requests: mpsc::Sender<WatchRequest>,
     responses: Streaming<WatchResponse>,
 }
 
@@ -143,24 +155,137 @@ impl Watch {
     }
 }
 
-/// The one adapter needed of a stream library.
-mod futures_like {
-    use std::{
-        pin::Pin,
-        task::{Context, Poll},
-    };
-
-    pub struct PollFn<F>(F);
-
-    pub fn stream<T, F: FnMut(&mut Context<'_>) -> Poll<Option<T>> + Unpin>(poll: F) -> PollFn<F> {
-        PollFn(poll)
+async fn cluster(data: &Path, peers: &[u16]) -> Vec<Server> {
+    // Each waits for a leader only when it is asked to serve, so one after the other will do.
+    let mut servers = Vec::new();
+    for own in 0..peers.len() {
+        servers.push(start(config(data, "embed", peers, own)).await);
     }
+    for server in &servers {
+        server.ready().await;
+    }
+    servers
+}
 
-    impl<T, F: FnMut(&mut Context<'_>) -> Poll<Option<T>> + Unpin> tokio_stream::Stream for PollFn<F> {
-        type Item = T;
+#[tokio::test(flavor = "multi_thread")]
+async fn three_members_in_a_process_are_one_store() {
+    let data = tempfile::tempdir().unwrap();
+    let peers = free_ports(3);
+    let mut servers = cluster(data.path(), &peers).await;
+    let mut clients: Vec<Client> = servers.iter().map(Client::new).collect();
 
-        fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
-            (self.0)(cx)
+    // What one member took, every other has.
+    let mut watch = clients[2].watch(0).await;
+    let revision = clients[0].put("a", "1").await;
+    for client in &mut clients {
+        assert_eq!(client.get("a").await.as_deref(), Some("1"));
+    }
+    let deleted = DeleteRangeRequest { key: "a".into(), ..Default::default() };
+    clients[1].put("b", "1").await;
+    assert_eq!(clients[1].kv.delete_range(deleted).await.unwrap().into_inner().deleted, 1);
+    let events = watch.events(3).await;
+    let seen: Vec<(i32, &[u8], i64)> = events
+        .iter()
+        .map(|event| {
+            (event.r#type, &event.kv.as_ref().unwrap().key[..], event.kv.as_ref().unwrap().mod_revision)
+        })
+        .collect();
+    assert_eq!(seen, [(0, &b"a"[..], revision), (0, b"b", revision + 1), (1, b"a", revision + 2)]);
+    assert_eq!(events[2].prev_kv.as_ref().unwrap().value, "1");
+
+    // A lease granted at one, used at another, looked at and revoked at the third.
+    let grant = LeaseGrantRequest { id: 0, ttl: 600 };
+    let lease = clients[0].lease.lease_grant(grant).await.unwrap().into_inner().id;
+    clients[1].kv.put(PutRequest { lease, ..put_of("leased", "x") }).await.unwrap();
+    // The lease's keys are the answering member's own: make sure that it has applied the put.
+    clients[2].get("leased").await;
+    let left = LeaseTimeToLiveRequest { id: lease, keys: true };
+    let left = clients[2].lease.lease_time_to_live(left).await.unwrap().into_inner();
+    assert_eq!((left.granted_ttl, left.ttl > 0, left.keys), (600, true, vec!["leased".into()]));
+    clients[2].lease.lease_revoke(LeaseRevokeRequest { id: lease }).await.unwrap();
+    assert_eq!(clients[0].get("leased").await, None);
+
+    // Two go on without the third, whichever that is; it catches up when it is back.
+    for stopped in 0..3 {
+        clients.clear();
+        stop(servers.remove(stopped)).await;
+        let mut others: Vec<Client> = servers.iter().map(Client::new).collect();
+        // While a new leader is elected a request may time out; whether it was carried out does not matter here.
+        for server in &servers {
+            server.ready().await;
+        }
+        for number in 0..20 {
+            others[number % 2].put(&format!("{stopped}/{number}"), "x").await;
+        }
+        servers.insert(stopped, start(config(data.path(), "embed", &peers, stopped)).await);
+        servers[stopped].ready().await;
+        clients = servers.iter().map(Client::new).collect();
+        let (revision, wanted) = clients[(stopped + 1) % 3].all().await;
+        let hash = clients[(stopped + 1) % 3].hash(revision).await.unwrap();
+        for client in &mut clients {
+            assert_eq!(client.all().await, (revision, wanted.clone()));
+            assert_eq!(client.hash(revision).await.unwrap(), hash);
         }
     }
+    let ids: std::collections::BTreeSet<u64> = servers.iter().map(|server| server.node().id).collect();
+    assert_eq!(ids.len(), 3);
+    for server in servers {
+        stop(server).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_member_keeps_what_it_had() {
+    let data = tempfile::tempdir().unwrap();
+    let peers = free_ports(1);
+    let (mut revision, mut lease) = (1, 0);
+    for round in 0..4 {
+        let server = start(config(data.path(), "single", &peers, 0)).await;
+        server.ready().await;
+        let mut client = Client::new(&server);
+        let (found, kvs) = client.all().await;
+        assert_eq!((found, kvs.len()), (revision, round), "round {round}");
+        if round == 0 {
+            lease = client
+                .lease
+                .lease_grant(LeaseGrantRequest { id: 0, ttl: 600 })
+                .await
+                .unwrap()
+                .into_inner()
+                .id;
+        } else {
+            let left = LeaseTimeToLiveRequest { id: lease, keys: true };
+            let left = client.lease.lease_time_to_live(left).await.unwrap().into_inner();
+            assert_eq!((left.granted_ttl, left.keys.len()), (600, round));
+            let events = client.watch(2).await.events(round).await;
+            assert_eq!(events.len(), round, "history from before the restart");
+        }
+        let put = PutRequest { lease, ..put_of(&format!("k{round}"), "x") };
+        revision = client.kv.put(put).await.unwrap().into_inner().header.unwrap().revision;
+        drop(client);
+        stop(server).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_of_two_clusters_know_nothing_of_each_other() {
+    let data = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let peers = free_ports(2);
+    let one = start(config(data[0].path(), "one", &peers[..1], 0)).await;
+    let two = start(config(data[1].path(), "two", &peers[1..], 0)).await;
+    one.ready().await;
+    two.ready().await;
+    assert_ne!(one.node().cluster_id, two.node().cluster_id);
+    let (mut at_one, mut at_two) = (Client::new(&one), Client::new(&two));
+    at_one.put("a", "1").await;
+    at_one.put("a", "2").await;
+    assert_eq!(at_two.put("a", "other").await, 2);
+    assert_eq!(at_one.get("a").await.as_deref(), Some("2"));
+    drop(at_one);
+    // One may end without the other noticing.
+    stop(one).await;
+    assert_eq!(at_two.get("a").await.as_deref(), Some("other"));
+    assert_eq!(at_two.put("a", "still").await, 3);
+    drop(at_two);
+    stop(two).await;
 }

@@ -24,7 +24,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { block_cache_bytes: 8 << 20, write_buffer_bytes: 16 << 20 }
+        Settings { block_cache_bytes: 8 << 20, write_buffer_bytes: 8 << 20 }
     }
 }
 

@@ -131,6 +131,8 @@ pub struct ApplyLoop {
     /// Index and bytes written since the last checkpoint.
     pub checkpointed: u64,
     pub bytes_since_checkpoint: u64,
+    /// Revision of the saved tree.
+    pub tree_saved: i64,
     pub leads: bool,
 }
 
@@ -305,9 +307,14 @@ impl ApplyLoop {
             index,
             term: self.applier.term(),
         };
-        let root = self.applier.store.tree().snapshot();
-        let revision = self.applier.store.revision();
-        let checkpoint = backend_loop::Checkpoint { metadata, root, revision };
+        let (tree, revision) = (self.applier.store.tree(), self.applier.store.revision());
+        // A root that is held makes the writer copy what it shares: only when it is worth it.
+        let due = backend_loop::SAVE_TREE_REVISIONS.max(tree.len() as i64 / 2);
+        let tree = (revision - self.tree_saved >= due).then(|| (tree.snapshot(), revision));
+        if tree.is_some() {
+            self.tree_saved = revision;
+        }
+        let checkpoint = backend_loop::Checkpoint { metadata, tree };
         let _ = self.backend_loop.send(backend_loop::Input::Checkpoint(checkpoint));
     }
 
@@ -436,6 +443,7 @@ impl ApplyLoop {
         let membership = Membership::load(self.applier.membership.cluster_id, &*self.backend)?;
         let alarms = Alarms::load(&*self.backend)?;
         let revision = loaded.revision;
+        self.tree_saved = 0;
         reader.clear_pinned();
         reader.set_written_revision(revision);
         let store = Store::new(loaded.tree, revision, loaded.compact_revision, reader, Box::new(settle));

@@ -54,9 +54,8 @@ pub enum Input {
 
 pub struct Checkpoint {
     pub metadata: raftpb::SnapshotMetadata,
-    /// The present at `metadata.index`, to be saved if it is worth it.
-    pub root: Root,
-    pub revision: i64,
+    /// The present at `metadata.index` and its revision, if it is to be saved.
+    pub tree: Option<(Root, i64)>,
 }
 
 /// What the three threads share.
@@ -80,8 +79,8 @@ pub struct Shared {
     pub compaction_sleep: Duration,
 }
 
-/// A store at least this many revisions newer than its saved tree saves it again.
-const SAVE_TREE_REVISIONS: i64 = 50_000;
+/// A store at least this many revisions newer than its saved tree, and half as many as it has keys, saves it again.
+pub const SAVE_TREE_REVISIONS: i64 = 50_000;
 /// How long batches are gathered while they keep coming.
 const GATHER: Duration = Duration::from_millis(5);
 /// A backlog of this size is written at once.
@@ -109,9 +108,8 @@ impl Settle for SettleThrough {
 pub fn run(shared: Arc<Shared>, inputs: Receiver<Input>) {
     let (checkpoints, checkpoint_inputs) = mailbox::mailbox();
     let (compactions, compaction_inputs) = mailbox::mailbox();
-    let saved = SavedTree { file: shared.tree_file.clone(), revision: 0 };
     let helpers = [
-        spawn("checkpoint", shared.clone(), move |shared| checkpoint_loop(shared, &checkpoint_inputs, saved)),
+        spawn("checkpoint", shared.clone(), move |shared| checkpoint_loop(shared, &checkpoint_inputs)),
         spawn("compaction", shared.clone(), move |shared| compaction_loop(shared, &compaction_inputs)),
     ];
     if let Err(error) = serve(&shared, &inputs, &checkpoints, &compactions) {
@@ -206,16 +204,7 @@ fn write(shared: &Shared, batch: &mut Batch, revision: i64) -> Result<(), Backen
     Ok(())
 }
 
-struct SavedTree {
-    file: PathBuf,
-    revision: i64,
-}
-
-fn checkpoint_loop(
-    shared: &Shared,
-    inputs: &Receiver<Option<Checkpoint>>,
-    mut saved: SavedTree,
-) -> Result<(), BackendError> {
+fn checkpoint_loop(shared: &Shared, inputs: &Receiver<Option<Checkpoint>>) -> Result<(), BackendError> {
     let mut taken = Vec::new();
     loop {
         inputs.take(&mut taken, None);
@@ -231,15 +220,13 @@ fn checkpoint_loop(
         let index = checkpoint.metadata.index;
         shared.status.durable.fetch_max(index, Ordering::AcqRel);
         let _ = shared.wal.send(wal_loop::Input::Marker(checkpoint.metadata));
-        let behind = checkpoint.revision - saved.revision;
-        if behind >= SAVE_TREE_REVISIONS.max(checkpoint.root.len() as i64) {
+        if let Some((root, revision)) = checkpoint.tree {
             let lock = shared.tree_lock.lock();
-            if shared.epoch.load(Ordering::SeqCst) == epoch {
-                // Without a saved tree the next start is slower, nothing else.
-                match save_tree(&saved.file, &checkpoint.root, checkpoint.revision) {
-                    Ok(()) => saved.revision = checkpoint.revision,
-                    Err(error) => tracing::warn!(%error, "failed to save the tree of the present"),
-                }
+            if shared.epoch.load(Ordering::SeqCst) == epoch
+                && let Err(error) = save_tree(&shared.tree_file, &root, revision)
+            {
+                // Without it the next start is slower, nothing else.
+                tracing::warn!(%error, "failed to save the tree of the present");
             }
             drop(lock);
         }

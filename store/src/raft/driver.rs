@@ -208,6 +208,11 @@ impl Driver {
                 match self.node.apply_conf_change(&change) {
                     Ok(conf_state) => {
                         self.node.mut_store().applied.2 = conf_state;
+                        let raft = &mut self.node.raft;
+                        if raft.state == StateRole::Leader && raft.prs().get(raft.id).is_none() {
+                            // Removed, it could only stumble over its own absence.
+                            raft.become_follower(raft.term, 0);
+                        }
                         Ok(())
                     }
                     Err(_) => Err(StepError::Refused),
@@ -398,9 +403,15 @@ impl Driver {
         if numbers.iter().any(|number| *number > MAX_NUMBER) {
             return Err("a number beyond all bounds");
         }
+        if message.from == self.node.raft.id {
+            return Err("a message from this member itself");
+        }
         let forwarded = [MessageType::MsgPropose, MessageType::MsgReadIndex, MessageType::MsgTransferLeader];
-        if message.term == 0 && !forwarded.contains(&message.msg_type) {
-            return Err("a message without a term");
+        match (forwarded.contains(&message.msg_type), message.term) {
+            (false, 0) => return Err("a message without a term"),
+            // It would be passed on, which the crate does with those only that have none.
+            (true, 1..) if self.node.raft.state != StateRole::Leader => return Err("a request with a term"),
+            _ => {}
         }
         match message.msg_type {
             MessageType::MsgHeartbeat if current && message.commit > log.last_index() => {

@@ -159,8 +159,10 @@ impl Cluster {
                 };
                 self.say(format!("{id} {role} in term {}", state.term));
             }
-            let promises = |message: &raftpb::Message| {
-                !message.reject && ["MsgVoteResp", "MsgAppResp"].contains(&name(message.r#type))
+            let promises = |message: &raftpb::Message| match name(message.r#type) {
+                "MsgVoteResp" => !message.reject,
+                "MsgAppResp" => !message.reject && message.index > 0,
+                _ => false,
             };
             assert!(!messages.iter().any(promises), "left before the disk had it: {messages:?}");
             self.network.extend(messages);

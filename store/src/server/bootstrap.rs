@@ -45,6 +45,8 @@ pub struct Bootstrapped {
     pub log: Log,
     pub backend: Arc<dyn Backend>,
     pub loaded: Loaded,
+    /// Revision of the saved tree that was found, 0 if none was.
+    pub tree_saved: i64,
     pub leases: Vec<leasepb::Lease>,
     pub membership: Membership,
     pub alarms: Alarms,
@@ -182,10 +184,15 @@ fn restart(
     snap_dir: &Path,
     wal_dir: &Path,
 ) -> Result<Bootstrapped, StartError> {
-    let valid = wal::valid_snapshots(&*disk, wal_dir).map_err(failed("write-ahead log"))?;
-    let found = snap::load_newest(&*disk, snap_dir, &valid).map_err(failed("snapshot"))?;
+    let newest = wal::newest_snapshots(&*disk, wal_dir).map_err(failed("write-ahead log"))?;
+    let mut found = snap::load_newest(&*disk, snap_dir, &newest).map_err(failed("snapshot"))?;
     for (file, reason) in &found.broken {
         tracing::warn!(file = %file.display(), reason, "set aside an unreadable snapshot file");
+    }
+    if found.snapshot.is_none() {
+        // The newest files are gone or unreadable: an older one may do.
+        let valid = wal::valid_snapshots(&*disk, wal_dir).map_err(failed("write-ahead log"))?;
+        found = snap::load_newest(&*disk, snap_dir, &valid).map_err(failed("snapshot"))?;
     }
     let marker = found.snapshot.unwrap_or_default().metadata;
     let from = walpb::Snapshot { index: marker.index, term: marker.term, conf_state: None };
@@ -304,11 +311,24 @@ fn assemble(
     if let Some(term) = log.term_of(applied.index) {
         log.applied = (applied.index, term, convert::conf_state_to_raft(&applied.conf_state));
     }
+    let tree_saved = tree.as_ref().map_or(0, |(revision, _)| *revision);
     let loaded = load::load(&*backend, tree).map_err(failed("backend"))?;
     let leases = load_leases(&*backend).map_err(failed("backend"))?;
     let membership = Membership::load(cluster_id, &*backend).map_err(failed("backend"))?;
     let alarms = Alarms::load(&*backend).map_err(failed("backend"))?;
-    Ok(Bootstrapped { id, cluster_id, wal, log, backend, loaded, leases, membership, alarms, applied })
+    Ok(Bootstrapped {
+        id,
+        cluster_id,
+        wal,
+        log,
+        backend,
+        loaded,
+        tree_saved,
+        leases,
+        membership,
+        alarms,
+        applied,
+    })
 }
 
 /// Voters named by the configuration changes that open a log.
