@@ -11,6 +11,21 @@ use store::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Memory is taken from the system as it is needed, not a region at a time: with 300,000 keys of 256 bytes that is a
+/// fifth less. Must be set before the first allocation, so it runs with the C library's own constructors.
+#[cfg(target_os = "linux")]
+#[used]
+#[unsafe(link_section = ".init_array")]
+static COMMIT_LAZILY: extern "C" fn() = {
+    extern "C" fn set() {
+        /// `mi_option_arena_eager_commit`
+        const ARENA_EAGER_COMMIT: libmimalloc_sys::mi_option_t = 4;
+        // SAFETY: sets a number in the allocator's options, which may be done at any time.
+        unsafe { libmimalloc_sys::mi_option_set(ARENA_EAGER_COMMIT, 0) }
+    }
+    set
+};
+
 fn main() -> ExitCode {
     bound_c_arenas();
     let (config, warnings) = match Command::from_process() {

@@ -447,7 +447,12 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.shut_down();
+        if !self.stopped {
+            // Where a tokio runtime is at work no other can be waited for.
+            std::thread::scope(|scope| {
+                scope.spawn(|| self.shut_down());
+            });
+        }
     }
 }
 

@@ -66,7 +66,7 @@ pub struct Edge {
 
 struct Thread {
     connections: mpsc::UnboundedSender<Dealt>,
-    handle: Option<std::thread::JoinHandle<()>>,
+    handle: parking_lot::Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 impl Edge {
@@ -87,7 +87,7 @@ impl Edge {
             let handle = std::thread::Builder::new().name(format!("edge-{number}")).spawn(move || {
                 runtime.block_on(serve(context, all, dealt, stopping, connections));
             })?;
-            Ok(Thread { connections: sender, handle: Some(handle) })
+            Ok(Thread { connections: sender, handle: Some(handle).into() })
         });
         let threads = threads.collect::<std::io::Result<_>>()?;
         Ok(Arc::new(Edge { threads, next: AtomicUsize::new(0), connections, counters, shards, stop }))
@@ -138,17 +138,16 @@ impl Edge {
     /// Ends all connections, letting requests under way finish for a moment. Blocks.
     pub fn stop(&self) {
         self.stop.send_replace(true);
+        for thread in &self.threads {
+            let handle = thread.handle.lock().take();
+            handle.map(std::thread::JoinHandle::join);
+        }
     }
 }
 
 impl Drop for Edge {
     fn drop(&mut self) {
         self.stop();
-        for thread in &mut self.threads {
-            if let Some(handle) = thread.handle.take() {
-                let _ = handle.join();
-            }
-        }
     }
 }
 
