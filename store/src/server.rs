@@ -76,8 +76,9 @@ const MAX_WAITING_BYTES: usize = 64 << 20;
 const MAX_LOG_BYTES: usize = 128 << 20;
 /// Batches applied between two checkpoints.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
-/// How long a stopping leader waits for its successor, in election timeouts.
-const TRANSFER_TIMEOUTS: u64 = 5;
+/// How long a stopping leader waits for its successor, in tenths of an election timeout: raft gives a transfer up after
+/// ten.
+const TRANSFER_TENTHS: u64 = 15;
 
 pub struct Server {
     node: Arc<Node>,
@@ -467,7 +468,7 @@ async fn hand_over(node: &Node) {
     }
     let Ok(Some(to)) = target.await else { return };
     let mut changes = node.status.watch();
-    let patience = Duration::from_millis(TRANSFER_TIMEOUTS * node.config.election_timeout_ms);
+    let patience = Duration::from_millis(TRANSFER_TENTHS * node.config.election_timeout_ms / 10);
     match tokio::time::timeout(patience, changes.wait_for(|state| state.leader == to)).await {
         Ok(Ok(_)) => tracing::info!(to = format!("{to:x}"), "leadership transferred"),
         _ => tracing::warn!(to = format!("{to:x}"), "leadership was not taken over in time"),

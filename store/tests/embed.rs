@@ -1,5 +1,10 @@
 //! Members embedded in one process: they share nothing but the network between them.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test picks its ports itself and waits for servers that start and stop by blocking"
+)]
+
 use std::{
     net::TcpListener,
     path::Path,

@@ -308,16 +308,15 @@ fn put(
     request: pb::PutRequest,
 ) -> Result<pb::PutResponse, ApplyError> {
     let before = if request.prev_kv || request.ignore_value { write.get_kv(&request.key)? } else { None };
-    let previous = write.get(&request.key);
-    let lease = match (request.ignore_lease, previous) {
-        (true, Some(previous)) => previous.lease,
-        _ => request.lease,
+    let lease = match request.ignore_lease {
+        true => write.get(&request.key).map_or(0, |previous| previous.lease),
+        false => request.lease,
     };
     let value = match (request.ignore_value, &before) {
         (true, Some(before)) => before.value.clone(),
         _ => request.value,
     };
-    write.put(&request.key, &value, lease)?;
+    let previous = write.put(&request.key, &value, lease)?;
     let old_lease = previous.map_or(0, |previous| previous.lease);
     if lease != 0 {
         // It was checked to exist, but for one kept by `ignore_lease`: in an etcd's data that may be gone.

@@ -18,7 +18,7 @@ use super::{
     MvccError, encode,
     event::{Block, Event, EventKind, delete_body},
     read::{self, Range, Reader, View},
-    tree::{Entry, KeyRange, Record, Tree},
+    tree::{Entry, KeyRange, Meta, Record, Tree},
 };
 use crate::backend::{Backend, Batch, Bucket, schema::Revision, schema::index, schema::meta};
 
@@ -199,6 +199,17 @@ impl From<&Entry<'_>> for Previous {
     }
 }
 
+impl From<&Meta> for Previous {
+    fn from(meta: &Meta) -> Previous {
+        Previous {
+            create_revision: meta.create_revision,
+            mod_revision: Revision::new(meta.mod_revision, meta.sub),
+            version: meta.version,
+            lease: meta.lease,
+        }
+    }
+}
+
 fn visit_entries<'a>(
     entries: impl Iterator<Item = Entry<'a>>,
     mut visit: impl FnMut(&[u8], Previous) -> bool,
@@ -306,20 +317,24 @@ impl Write<'_> {
 
     /// Puts a key; `lease` 0 means none. Returns what it was before.
     pub fn put(&mut self, key: &Bytes, value: &[u8], lease: i64) -> Result<Option<Previous>, MvccError> {
-        let previous = self.get(key);
         let revision = Revision::new(self.main, self.sub);
+        let prev = self.previous_for_event(key)?;
+        let (main, sub) = (self.main, self.sub);
+        let previous = self.store.tree.insert_with(key, |before| Record {
+            create_revision: before.map_or(main, |it| it.create_revision),
+            mod_revision: main,
+            sub,
+            version: before.map_or(1, |it| it.version + 1),
+            lease,
+            value,
+        });
         let (create_revision, version) =
-            previous.map_or((self.main, 1), |it| (it.create_revision, it.version + 1));
-        let prev = self.previous_for_event(key, previous.is_some())?;
+            previous.map_or((main, 1), |it| (it.create_revision, it.version + 1));
         let kv = encode::KeyValue { key, create_revision, mod_revision: self.main, version, value, lease };
         let len = kv.len();
         let store = &mut *self.store;
         store.batch.put_with(Bucket::Key, &revision.encode(false), len, |buffer| kv.write(buffer));
         store.batch.put(Bucket::Index, &index::key(key, self.main), &index::value(self.sub, false));
-        store.tree.insert(
-            key,
-            &Record { create_revision, mod_revision: self.main, sub: self.sub, version, lease, value },
-        );
         if store.collect.events {
             let mut body = Vec::with_capacity(len + 6);
             body.put_u8(0x12);
@@ -336,13 +351,13 @@ impl Write<'_> {
             });
         }
         self.sub += 1;
-        Ok(previous)
+        Ok(previous.as_ref().map(Previous::from))
     }
 
     /// Deletes a key, which must exist.
     pub fn delete(&mut self, key: &Bytes) -> Result<(), MvccError> {
         let revision = Revision::new(self.main, self.sub);
-        let prev = self.previous_for_event(key, true)?;
+        let prev = self.previous_for_event(key)?;
         let tombstone =
             encode::KeyValue { key, create_revision: 0, mod_revision: 0, version: 0, value: b"", lease: 0 };
         let store = &mut *self.store;
@@ -366,12 +381,10 @@ impl Write<'_> {
         Ok(())
     }
 
-    fn previous_for_event(&mut self, key: &[u8], exists: bool) -> Result<Option<Bytes>, MvccError> {
-        if exists && self.store.collect.events && self.store.collect.prev {
-            self.store.stored(key)
-        } else {
-            Ok(None)
-        }
+    /// The KeyValue of before a change, if somebody watches for it and there is one.
+    fn previous_for_event(&mut self, key: &[u8]) -> Result<Option<Bytes>, MvccError> {
+        let Collect { events, prev } = self.store.collect;
+        if events && prev { self.store.stored(key) } else { Ok(None) }
     }
 
     /// Whether anything has changed so far.

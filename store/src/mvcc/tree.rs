@@ -29,9 +29,9 @@ pub use checkpoint::LoadError;
 pub use entry::{Entry, Meta, Record};
 pub use range::{KeyRange, Range};
 
-use entry::{Item, Tail};
+use entry::Tail;
 use inner::{Inner, Node, Sibling};
-use leaf::Leaf;
+use leaf::{Leaf, SplitLeaves};
 
 /// Longest key and longest value in bytes; requests are held far below by their own size limit.
 pub const MAX_FIELD_BYTES: usize = 1 << 30;
@@ -87,18 +87,35 @@ impl Tree {
 
     /// Puts `record` under `key`; returns what was there. Key and value are at most `MAX_FIELD_BYTES`.
     pub fn insert(&mut self, key: &[u8], record: &Record<'_>) -> Option<Meta> {
-        assert!(key.len() <= MAX_FIELD_BYTES && record.value.len() <= MAX_FIELD_BYTES, "field too long");
-        let tail = Tail::new(&Meta {
-            create_revision: record.create_revision,
-            mod_revision: record.mod_revision,
-            sub: record.sub,
-            version: record.version,
-            lease: record.lease,
-            value_len: record.value.len(),
-            cached: true,
+        self.insert_with(key, |_| *record)
+    }
+
+    /// As `insert`, of a record that depends on what is there: one descent for both.
+    pub fn insert_with<'v>(
+        &mut self,
+        key: &[u8],
+        record: impl FnOnce(Option<&Meta>) -> Record<'v>,
+    ) -> Option<Meta> {
+        let mut record = Some(record);
+        let mut value_len = 0;
+        let before = self.put(key, &mut |place, leaf| {
+            let before = place.ok().map(|i| leaf.entry(i).meta());
+            let make = record.take().expect("a put reaches one leaf");
+            let record = make(before.as_ref());
+            assert!(key.len() <= MAX_FIELD_BYTES && record.value.len() <= MAX_FIELD_BYTES, "field too long");
+            value_len = record.value.len();
+            let tail = Tail::new(&Meta {
+                create_revision: record.create_revision,
+                mod_revision: record.mod_revision,
+                sub: record.sub,
+                version: record.version,
+                lease: record.lease,
+                value_len,
+                cached: true,
+            });
+            (before, Leaf::put(leaf, place, tail.item(key, Some(record.value))))
         });
-        let before = self.put(key, tail.item(key, Some(record.value)));
-        self.cached_value_bytes += record.value.len() as u64;
+        self.cached_value_bytes += value_len as u64;
         match &before {
             Some(meta) => self.cached_value_bytes -= meta.cached_bytes(),
             None => self.len += 1,
@@ -124,7 +141,7 @@ impl Tree {
             return false;
         }
         let tail = Tail::new(&meta);
-        self.put(key, tail.item(key, Some(value)));
+        self.put(key, &mut |place, leaf| (Some(meta), Leaf::put(leaf, place, tail.item(key, Some(value)))));
         self.cached_value_bytes += value.len() as u64;
         true
     }
@@ -153,9 +170,9 @@ impl Tree {
         freed
     }
 
-    fn put(&mut self, key: &[u8], item: Item<'_>) -> Option<Meta> {
+    fn put(&mut self, key: &[u8], write: Writing<'_>) -> Option<Meta> {
         let mut before = None;
-        let right = put(&mut self.top, key, item, &mut before);
+        let right = put(&mut self.top, key, write, &mut before);
         if !right.is_empty() {
             // The old top becomes the first child of a new one.
             let top = std::mem::replace(&mut self.top, Node::Leaf(Arc::new(Leaf::empty())));
@@ -293,12 +310,15 @@ fn leaf_at<'a>(top: &'a Node, key: &[u8]) -> (&'a Leaf, Option<entry::KeyParts<'
 }
 
 /// Writes `item` under `key`, copying what is shared on the way. Returns the nodes split off to the right of `node`.
-fn put(node: &mut Node, key: &[u8], item: Item<'_>, before: &mut Option<Meta>) -> Vec<Sibling> {
+/// Writes a record at its place in a leaf; answers what was there, and the leaves that were split off.
+type Writing<'a> = &'a mut dyn FnMut(Result<usize, usize>, &mut Arc<Leaf>) -> (Option<Meta>, SplitLeaves);
+
+fn put(node: &mut Node, key: &[u8], write: Writing<'_>, before: &mut Option<Meta>) -> Vec<Sibling> {
     match node {
         Node::Leaf(leaf) => {
             let place = leaf.find(key);
-            *before = place.ok().map(|i| leaf.entry(i).meta());
-            let right = Leaf::put(leaf, place, item);
+            let (found, right) = write(place, leaf);
+            *before = found;
             leaf.touch();
             right
                 .into_iter()
@@ -312,7 +332,7 @@ fn put(node: &mut Node, key: &[u8], item: Item<'_>, before: &mut Option<Meta>) -
         Node::Inner(inner) => {
             let inner = Arc::make_mut(inner);
             let i = inner.child_for(key);
-            let right = put(inner.kid_mut(i), key, item, before);
+            let right = put(inner.kid_mut(i), key, write, before);
             if !right.is_empty() {
                 let keys = inner.kid(i).keys();
                 inner.set_count(i, keys);

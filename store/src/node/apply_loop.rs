@@ -320,10 +320,12 @@ impl ApplyLoop {
 
     /// Lets go of cached values above the budget, of those that the history on disk has.
     fn evict(&mut self) {
-        if self.applier.store.tree().cached_value_bytes() > self.value_cache_bytes {
+        let cached = self.applier.store.tree().cached_value_bytes();
+        if cached > self.value_cache_bytes {
             let written = self.shared.reader.written_revision();
-            let target = self.value_cache_bytes - self.value_cache_bytes / 16;
-            self.applier.store.tree_mut().evict_some(target, |revision| revision <= written);
+            // A little more than needed, so that the next batch does not evict again.
+            let excess = cached - (self.value_cache_bytes - self.value_cache_bytes / 16);
+            self.applier.store.tree_mut().evict_some(excess, |revision| revision <= written);
         }
     }
 
@@ -455,6 +457,13 @@ impl ApplyLoop {
         self.tell(News::Skip(revision));
         self.publish(metadata.index);
         self.shared.written.send_replace(revision);
+        match loaded.unfinished_compaction {
+            Some(floor) => {
+                let root = self.applier.store.tree().snapshot();
+                let _ = self.backend_loop.send(backend_loop::Input::Compact { floor, root });
+            }
+            None => drop(self.shared.compacted.send_replace(loaded.compact_revision)),
+        }
         self.answer_reads(metadata.index);
         let _ = self.raft.send(raft_loop::Input::Event(Event::Applied { index: metadata.index }));
         Ok(())

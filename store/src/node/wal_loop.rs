@@ -88,9 +88,10 @@ impl WalLoop {
                 if let Some(snapshot) = persist.snapshot {
                     let _ = self.apply.send(apply_loop::Input::Restore(snapshot.metadata));
                 }
-                self.outbound.send(persist.messages);
+                // The driver first: an answer to these messages must find it knowing what they claim.
                 let event = Event::Persisted { number: persist.number };
                 let _ = self.raft.send(raft_loop::Input::Event(event));
+                self.outbound.send(persist.messages);
             }
             // After the answers: nobody waits for these.
             if let Some(metadata) = markers.pop() {
