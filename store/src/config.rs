@@ -344,6 +344,30 @@ impl Config {
         if self.unsafe_no_fsync {
             advice.push(Warning::new("acknowledged writes may be lost in a crash", "--unsafe-no-fsync"));
         }
+        let usual = Config::default();
+        let without_effect = [
+            ("corrupt-check-time", self.corrupt_check_time != usual.corrupt_check_time),
+            ("compact-hash-check-time", self.compact_hash_check_time != usual.compact_hash_check_time),
+            ("max-learners", self.max_learners != usual.max_learners),
+            ("strict-reconfig-check", self.strict_reconfig_check != usual.strict_reconfig_check),
+            (
+                "warning-unary-request-duration",
+                self.warning_unary_request_duration != usual.warning_unary_request_duration,
+            ),
+            ("grpc-keepalive-min-time", self.grpc_keepalive_min_time != usual.grpc_keepalive_min_time),
+            ("backend-batch-interval", self.backend_batch_interval != usual.backend_batch_interval),
+            ("backend-batch-limit", self.backend_batch_limit != usual.backend_batch_limit),
+            (
+                "initial-election-tick-advance",
+                self.initial_election_tick_advance != usual.initial_election_tick_advance,
+            ),
+            ("socket-reuse-address", self.socket_reuse_address != usual.socket_reuse_address),
+        ];
+        for (flag, given) in without_effect {
+            if given {
+                advice.push(Warning::new("the flag has no effect yet in this build", format!("--{flag}")));
+            }
+        }
         advice
     }
 

@@ -182,7 +182,6 @@ impl Server {
         published.membership.store(Arc::new(applier.membership.clone()));
         published.alarms.store(Arc::new(applier.alarms.clone()));
         status.applied.store(applied.index, Ordering::Release);
-        status.durable.store(applied.index, Ordering::Release);
 
         // Peers.
         let peer_urls: Vec<String> =
@@ -192,6 +191,7 @@ impl Server {
             snap_dir: snap_dir.clone(),
             published: published.clone(),
             cluster_id,
+            transfers: 0.into(),
             node: OnceLock::new(),
         });
         let transport = {
@@ -329,7 +329,7 @@ impl Server {
             checkpointed: applied.index,
             bytes_since_checkpoint: 0,
             tree_saved,
-            leads: false,
+            leads: None,
         };
         let threads = vec![
             spawn("raft", move || raft_loop.run())?,
@@ -559,6 +559,9 @@ impl Listeners {
 }
 
 fn bind(url: &Url, config: &Config) -> io::Result<TcpListener> {
+    if url.socket_path().is_some() {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "Unix sockets are not supported yet"));
+    }
     let host = if url.host() == "localhost" { "127.0.0.1" } else { url.host() };
     let ip =
         host.trim_matches(['[', ']']).parse().map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;

@@ -1,7 +1,7 @@
 //! The table of RPCs: path to handler, with the counters that every RPC has.
 //!
-//! A method that is not in the table is answered as gRPC answers unknown ones. Every unary call passes `admit`, every
-//! stream `admit_stream`: leader required, learner restrictions.
+//! A method that is not in the table is answered as gRPC answers unknown ones. Every call but health checks passes
+//! `admit` (leader required) and the restrictions of learners.
 
 use std::sync::{
     Arc,

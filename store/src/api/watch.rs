@@ -187,8 +187,12 @@ impl Shard {
         } else {
             self.prev_wanting.fetch_sub(1, Ordering::SeqCst);
         }
-        let any = self.prev_wanting.load(Ordering::SeqCst) > 0;
-        self.node.reader.watched_prev.store(any, Ordering::SeqCst);
+        let watched_prev = &self.node.reader.watched_prev;
+        watched_prev.store(*wanted, Ordering::SeqCst);
+        // Another thread's watchers must not be overlooked.
+        if self.prev_wanting.load(Ordering::SeqCst) > 0 {
+            watched_prev.store(true, Ordering::SeqCst);
+        }
     }
 
     fn start_load(self: &Arc<Self>, request: LoadRequest) {
@@ -372,7 +376,12 @@ impl Drop for Stream {
         }
         shard.wakers.lock().remove(&self.id);
         if shard.streams.fetch_sub(1, Ordering::SeqCst) == 1 {
-            shard.node.reader.watched.store(false, Ordering::SeqCst);
+            let watched = &shard.node.reader.watched;
+            watched.store(false, Ordering::SeqCst);
+            // A stream that another thread opened just now must not be overlooked.
+            if shard.streams.load(Ordering::SeqCst) > 0 {
+                watched.store(true, Ordering::SeqCst);
+            }
         }
         let code = self.ended.lock().as_ref().map_or(Code::Cancelled, Status::code);
         self.counters.ended(Method::Watch, code);

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | key | main (8 bytes, big endian) `_` sub (8) [`t` for a tombstone] | mvccpb.KeyValue; of a tombstone only the key |
 //! | index | key, escaped (below), then !main (8, big endian) | sub (8, big endian), then 1 if a tombstone, else 0 |
-//! | meta | consistent_index, term, confState, scheduledCompactRev, finishedCompactRev, installing | 9.5 of etcd's format; 8 bytes |
+//! | meta | consistent_index, term, confState, scheduledCompactRev, finishedCompactRev, installing | 8 bytes, big endian; confState: JSON; revisions: 17 bytes |
 //! | lease | ID (8, big endian) | leasepb.Lease |
 //! | alarm | encoded AlarmMember | empty |
 //! | members | lower hex ID | member JSON |

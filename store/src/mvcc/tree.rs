@@ -309,10 +309,10 @@ fn leaf_at<'a>(top: &'a Node, key: &[u8]) -> (&'a Leaf, Option<entry::KeyParts<'
     }
 }
 
-/// Writes `item` under `key`, copying what is shared on the way. Returns the nodes split off to the right of `node`.
 /// Writes a record at its place in a leaf; answers what was there, and the leaves that were split off.
 type Writing<'a> = &'a mut dyn FnMut(Result<usize, usize>, &mut Arc<Leaf>) -> (Option<Meta>, SplitLeaves);
 
+/// Writes under `key`, copying what is shared on the way. Returns the nodes split off to the right of `node`.
 fn put(node: &mut Node, key: &[u8], write: Writing<'_>, before: &mut Option<Meta>) -> Vec<Sibling> {
     match node {
         Node::Leaf(leaf) => {

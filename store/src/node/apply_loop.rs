@@ -49,8 +49,9 @@ pub enum Input {
     },
     /// A received snapshot is durable in the log: take it over.
     Restore(raftpb::SnapshotMetadata),
+    /// The term in which this member leads, if it does.
     Leadership {
-        leads: bool,
+        term: Option<u64>,
     },
     Lease(LeaseQuery),
     /// From now on this inbox gets all blocks.
@@ -133,7 +134,8 @@ pub struct ApplyLoop {
     pub bytes_since_checkpoint: u64,
     /// Revision of the saved tree.
     pub tree_saved: i64,
-    pub leads: bool,
+    /// The term in which this member leads.
+    pub leads: Option<u64>,
 }
 
 /// How often the leader looks for expired leases, and how many it takes at once.
@@ -163,7 +165,7 @@ impl ApplyLoop {
                             return;
                         }
                     }
-                    Input::Leadership { leads } => self.leadership(leads),
+                    Input::Leadership { term } => self.leadership(term),
                     Input::Lease(query) => self.lease(query),
                     Input::Watch(inbox) => {
                         inbox.news.lock().push(News::Skip(self.applier.store.revision()));
@@ -329,9 +331,9 @@ impl ApplyLoop {
         }
     }
 
-    fn leadership(&mut self, leads: bool) {
-        self.leads = leads;
-        if leads {
+    fn leadership(&mut self, term: Option<u64>) {
+        self.leads = term;
+        if term.is_some() {
             let now_ms = self.now_ms();
             self.applier.lessor.promote(now_ms, self.election_timeout_ms);
         } else {
@@ -385,7 +387,7 @@ impl ApplyLoop {
         let now_ms = self.now_ms();
         self.shared.reader.tick(now_ms);
         *self.published.lease_stats.lock() = self.applier.lessor.stats();
-        if !self.leads {
+        if self.leads.is_none() {
             return;
         }
         for id in self.applier.lessor.expired(now_ms, LEASE_SCAN_LIMIT) {
@@ -404,11 +406,14 @@ impl ApplyLoop {
         }
     }
 
-    /// Proposes what nobody waits for.
+    /// Proposes what only the leader may, and nobody waits for.
     fn propose(&self, mut request: InternalRaftRequest) {
         request.header = Some(RequestHeader { id: self.ids.next(), ..Default::default() });
         let entry = raftpb::Entry { data: Some(request.encode_to_vec().into()), ..Default::default() };
-        let _ = self.raft.send(raft_loop::Input::Propose(vec![entry]));
+        // A deposed leader's view of time must not end leases that the next one has extended.
+        if let Some(term) = self.leads {
+            let _ = self.raft.send(raft_loop::Input::ProposeInTerm { term, entry });
+        }
     }
 
     /// Replaces the whole state by a received snapshot.

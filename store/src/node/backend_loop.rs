@@ -217,8 +217,6 @@ fn checkpoint_loop(shared: &Shared, inputs: &Receiver<Option<Checkpoint>>) -> Re
         };
         let epoch = shared.epoch.load(Ordering::SeqCst);
         shared.backend.flush()?;
-        let index = checkpoint.metadata.index;
-        shared.status.durable.fetch_max(index, Ordering::AcqRel);
         let _ = shared.wal.send(wal_loop::Input::Marker(checkpoint.metadata));
         if let Some((root, revision)) = checkpoint.tree {
             let lock = shared.tree_lock.lock();

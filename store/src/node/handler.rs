@@ -1,7 +1,10 @@
 //! What peers reach on the peer listener: raft messages and snapshots for the node, and the small services that members
 //! do for each other.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{
+    Arc, OnceLock, Weak,
+    atomic::{AtomicU64, Ordering},
+};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -19,6 +22,9 @@ use crate::{
     raft::driver::Event,
 };
 
+/// Inputs that may wait for the raft thread before peers are slowed down, and how often they look again.
+const MAX_WAITING_MESSAGES: usize = 4096;
+const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
 /// Bodies of requests between members.
 const MAX_BODY_BYTES: usize = 1 << 20;
 
@@ -27,6 +33,8 @@ pub struct PeerHandler {
     pub snap_dir: std::path::PathBuf,
     pub published: Arc<super::apply_loop::Published>,
     pub cluster_id: u64,
+    /// Snapshots received or begun.
+    pub transfers: AtomicU64,
     /// Set once the node is built: it owns the transport, which owns this.
     pub node: OnceLock<Weak<Node>>,
 }
@@ -42,7 +50,9 @@ impl PeerHandler {
 
     async fn save(&self, index: u64, mut database: SnapshotStream) -> Result<(), BoxError> {
         let path = received_path(&self.snap_dir, index);
-        let temporary = path.with_extension("db.tmp");
+        // Two transfers may overlap.
+        let transfer = self.transfers.fetch_add(1, Ordering::Relaxed);
+        let temporary = path.with_extension(format!("db.tmp{transfer}"));
         let mut file = tokio::fs::File::create(&temporary).await?;
         let received = async {
             while let Some(chunk) = database.next().await? {
@@ -190,7 +200,16 @@ impl peer::Handler for PeerHandler {
         if message.r#type != raftpb::MessageType::MsgSnap as i32 {
             self.event(Event::Message(Box::new(message)));
         }
-        Box::pin(std::future::ready(Ok(())))
+        if self.raft.waiting() < MAX_WAITING_MESSAGES {
+            return Box::pin(std::future::ready(Ok(())));
+        }
+        // The peer's stream is read on when this ends: a busy member slows its peers down.
+        Box::pin(async {
+            while self.raft.waiting() >= MAX_WAITING_MESSAGES {
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
+            Ok(())
+        })
     }
 
     fn is_id_removed(&self, id: u64) -> bool {

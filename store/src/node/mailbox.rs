@@ -55,6 +55,11 @@ impl<T> Sender<T> {
         self.push(item, |sleeping| sleeping != Sleep::Awake)
     }
 
+    /// Items that the receiver has not taken.
+    pub fn waiting(&self) -> usize {
+        self.0.state.lock().queue.len()
+    }
+
     /// Sends what can wait until the receiver next looks, if it will do so before long by itself: waking a thread costs
     /// more than most of what is sent.
     pub fn send_lazily(&self, item: T) -> Result<(), Closed> {

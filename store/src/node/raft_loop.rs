@@ -25,13 +25,18 @@ use crate::raft::{
     driver::{Event, StepError},
 };
 
-/// Reads wait this many heartbeat intervals for the answer to a round.
+/// Reads wait this long for the answer to a round.
 const READ_RETRY_MS: u64 = 500;
 
 pub enum Input {
     /// Encoded requests.
     Propose(Vec<raftpb::Entry>),
-    /// Answered with the index that must have been applied before the read.
+    /// As `Propose`, if this member still leads in `term`; dropped otherwise.
+    ProposeInTerm {
+        term: u64,
+        entry: raftpb::Entry,
+    },
+    /// Answered once what must be visible to the read is applied.
     ReadIndex(oneshot::Sender<()>),
     Event(Event),
     /// Asks for what only the driver knows of a member's progress: (match, last index).
@@ -128,6 +133,12 @@ impl RaftLoop {
             for input in inputs.drain(..) {
                 match input {
                     Input::Propose(mut entries) => proposals.append(&mut entries),
+                    Input::ProposeInTerm { term, entry } => {
+                        let state = self.driver.soft_state();
+                        if state.role == Role::Leader && state.term == term {
+                            proposals.push(entry);
+                        }
+                    }
                     Input::ReadIndex(reader) => self.reads.waiting.push(reader),
                     Input::Event(event) => {
                         self.propose(&mut proposals);
@@ -266,7 +277,7 @@ impl RaftLoop {
         }
         if before.role != state.role || before.term != state.term {
             let leads = state.role == Role::Leader;
-            let _ = self.apply.send(apply_loop::Input::Leadership { leads });
+            let _ = self.apply.send(apply_loop::Input::Leadership { term: leads.then_some(state.term) });
         }
     }
 }

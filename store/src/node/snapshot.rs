@@ -190,6 +190,18 @@ fn split_record(bytes: &[u8]) -> Option<(Bucket, &[u8], &[u8], &[u8])> {
     Some((bucket, key, value, rest))
 }
 
+/// Few keys are above it, and those are deleted one by one.
+const RANGE_END: [u8; 64] = [0xff; 64];
+
+fn delete_from(backend: &dyn Backend, bucket: Bucket, start: &[u8]) -> Result<(), SnapshotError> {
+    let mut batch = Batch::default();
+    backend.scan(bucket, start, None, &mut |key, _| {
+        batch.delete(bucket, key);
+        ControlFlow::Continue(())
+    })?;
+    Ok(backend.write(&batch)?)
+}
+
 /// Replaces everything in `backend` by the stream, which `read` must have found whole before.
 pub fn install(backend: &dyn Backend, index: u64, from: &mut impl io::Read) -> Result<(), SnapshotError> {
     let mut mark = Batch::default();
@@ -199,7 +211,8 @@ pub fn install(backend: &dyn Backend, index: u64, from: &mut impl io::Read) -> R
     for bucket in Bucket::ALL {
         // The mark itself lives in `meta`, which is small: its keys are deleted one by one below.
         if bucket != Bucket::Meta {
-            backend.delete_range(bucket, &[], &[0xff; 64])?;
+            backend.delete_range(bucket, &[], &RANGE_END)?;
+            delete_from(backend, bucket, &RANGE_END)?;
         }
     }
     let mut old = Vec::new();
@@ -268,6 +281,7 @@ mod tests {
         let target = Memory::default();
         let mut batch = Batch::default();
         batch.put(Bucket::Lease, b"stale", b"");
+        batch.put(Bucket::Index, &[0xff; 80], b"stale");
         batch.put(Bucket::Meta, b"stale", b"");
         target.write(&batch).unwrap();
         install(&target, 9, &mut bytes.as_slice()).unwrap();

@@ -13,8 +13,6 @@ pub struct Status {
     pub committed: AtomicU64,
     pub applied: AtomicU64,
     pub last_index: AtomicU64,
-    /// Index and term that the backend durably holds.
-    pub durable: AtomicU64,
     /// This member leads and is the only voter: what it has applied is the newest state there is.
     pub sole_leader: AtomicBool,
     pub is_learner: AtomicBool,
@@ -40,7 +38,6 @@ impl Default for Status {
             committed: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             last_index: AtomicU64::new(0),
-            durable: AtomicU64::new(0),
             sole_leader: AtomicBool::new(false),
             is_learner: AtomicBool::new(false),
             backlog_bytes: AtomicU64::new(0),

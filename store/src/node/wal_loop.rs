@@ -99,10 +99,23 @@ impl WalLoop {
                 self.wal.release_to(metadata.index);
                 self.wal.purge(self.max_wals)?;
                 snap::purge(&*self.disk, &self.snap_dir, KEEP_SNAPSHOTS)?;
+                self.purge_received(metadata.index);
             }
             self.wal.prepare_next()?;
             if stop {
                 return Ok(self.wal.sync()?);
+            }
+        }
+    }
+
+    /// Removes received snapshots that raft had no use for.
+    fn purge_received(&self, durable: u64) {
+        for name in self.disk.list(&self.snap_dir).unwrap_or_default() {
+            let index =
+                name.split_once(".snap.db").and_then(|(index, _)| u64::from_str_radix(index, 16).ok());
+            if index.is_some_and(|index| index <= durable) {
+                // It is tried again at the next marker.
+                let _ = self.disk.remove_file(&self.snap_dir.join(&name));
             }
         }
     }
