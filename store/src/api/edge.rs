@@ -33,8 +33,11 @@ use crate::node::{Node, lane::Lane};
 
 /// A connection whose first bytes do not come within this time is closed.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
-/// What every HTTP/2 connection begins with.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+/// What every HTTP/2 connection begins with, and no HTTP/1 request.
+const PREFACE: &[u8] = b"PRI";
+/// How often a connection that has sent part of this is looked at again, and how many times.
+const PREFACE_POLL: Duration = Duration::from_millis(5);
+const PREFACE_POLLS: usize = 200;
 /// Connections at most; further ones are closed at once.
 const MAX_CONNECTIONS: usize = 50_000;
 /// How long requests under way may take when the server stops.
@@ -204,7 +207,7 @@ impl Drop for Counted {
 async fn speaks_http2(stream: &TcpStream) -> Option<bool> {
     let mut first = [0; PREFACE.len()];
     let peek = async {
-        loop {
+        for _ in 0..PREFACE_POLLS {
             let seen = stream.peek(&mut first).await.ok()?;
             let matches = first[..seen] == PREFACE[..seen];
             if seen == 0 {
@@ -213,9 +216,10 @@ async fn speaks_http2(stream: &TcpStream) -> Option<bool> {
             if !matches || seen == PREFACE.len() {
                 return Some(matches);
             }
-            // Part of a preface: a client that sends it byte by byte.
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            // A client that sends byte by byte, or one that will send no more.
+            tokio::time::sleep(PREFACE_POLL).await;
         }
+        None
     };
     tokio::time::timeout(PREFACE_TIMEOUT, peek).await.ok().flatten()
 }
