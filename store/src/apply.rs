@@ -41,6 +41,8 @@ pub enum ApplyError {
     Membership(ChangeError),
     /// A request of a kind that this member does not know.
     Unknown,
+    /// Committed bytes that this member cannot read: it must not go on as if they were nothing.
+    Undecodable,
 }
 
 impl From<MvccError> for ApplyError {
@@ -166,7 +168,7 @@ impl Applier {
         Some(match raftpb::EntryType::try_from(entry.r#type) {
             Ok(raftpb::EntryType::EntryConfChange) => match raftpb::ConfChange::decode(data) {
                 Ok(change) => self.conf_change(&change),
-                Err(_) => unknown(0),
+                Err(_) => undecodable(),
             },
             Ok(raftpb::EntryType::EntryConfChangeV2) => self.conf_change_v2(data),
             _ if data.is_empty() => {
@@ -199,7 +201,7 @@ impl Applier {
 
     /// Changes of several members at once: each as if it came alone; raft gets those that hold.
     fn conf_change_v2(&mut self, data: Bytes) -> Applied {
-        let Ok(mut change) = raftpb::ConfChangeV2::decode(data) else { return unknown(0) };
+        let Ok(mut change) = raftpb::ConfChangeV2::decode(data) else { return undecodable() };
         self.membership_changed = true;
         let mut done = None;
         change.changes.retain(|single| {
@@ -307,7 +309,7 @@ impl Applier {
             #[serde(rename = "clientURLs")]
             client_urls: Vec<String>,
         }
-        let Ok(request) = pb::Request::decode(data) else { return unknown(0) };
+        let Ok(request) = pb::Request::decode(data) else { return undecodable() };
         self.membership_changed = true;
         let path: Vec<&str> = request.path.split('/').collect();
         match (request.method.as_str(), path.as_slice()) {
@@ -365,6 +367,10 @@ impl Applier {
         let revision = write.end();
         Ok(pb::LeaseRevokeResponse { header: header(revision) })
     }
+}
+
+fn undecodable() -> Applied {
+    Applied { id: 0, result: Err(ApplyError::Undecodable), conf_change: None, compaction: None }
 }
 
 fn unknown(id: u64) -> Applied {

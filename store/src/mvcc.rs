@@ -24,6 +24,9 @@ pub use store::{ReadTxn, Settle, State, Store, Write};
 
 use crate::backend::BackendError;
 
+/// The compaction floor of a store that was never compacted: as etcd's, so that compacting to 0 is not refused.
+pub const NEVER_COMPACTED: i64 = -1;
+
 /// Why a read or write could not be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MvccError {

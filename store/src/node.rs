@@ -268,8 +268,21 @@ impl Node {
             if at < view.compact_revision {
                 return Err(MvccError::Compacted);
             }
-            let hash = hash::hash_kv(&**reader.backend(), view, at)?;
-            Ok((hash, view.compact_revision, view.revision, at))
+            let _steady = reader.steady();
+            loop {
+                let floor = reader.view().compact_revision;
+                if at < floor {
+                    return Err(MvccError::Compacted);
+                }
+                let frozen = reader.backend().freeze();
+                // A compaction that began since may have removed what this floor keeps.
+                if reader.view().compact_revision != floor {
+                    continue;
+                }
+                let at_floor = View { root: view.root.clone(), compact_revision: floor, ..*view };
+                let hash = hash::hash_kv(&*frozen, &at_floor, at)?;
+                return Ok((hash, floor, view.revision, at));
+            }
         })
         .await
     }
@@ -277,6 +290,7 @@ impl Node {
     /// Whole-backend hash: every bucket's name, keys and values, but for what differs between equal members.
     pub async fn hash(&self) -> Result<(u32, i64), RequestError> {
         self.on_history(|reader, view| {
+            let _steady = reader.steady();
             let frozen = reader.backend().freeze();
             let mut crc = 0;
             for bucket in Bucket::ALL {

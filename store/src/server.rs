@@ -28,7 +28,7 @@ use crate::{
     ids::RequestIds,
     lease,
     membership::{Change, Membership},
-    mvcc::{Reader, Store, View},
+    mvcc::{self, Reader, Store, View},
     node::{
         self, Node,
         apply_loop::{self, ApplyLoop, MemberChanges, Published},
@@ -206,6 +206,7 @@ impl Server {
         let outbound: Arc<dyn Outbound> = Arc::new(Peers {
             transport: transport.clone(),
             backend: backend.clone(),
+            backend_loop: backend_sender.clone(),
             raft: raft.clone(),
             runtime: runtime.handle().clone(),
         });
@@ -245,7 +246,7 @@ impl Server {
             compaction_sleep: config.compaction_sleep(),
         });
         if let Some(floor) = loaded.unfinished_compaction {
-            shared.compacted.send_replace(0);
+            shared.compacted.send_replace(mvcc::NEVER_COMPACTED);
             let root = applier.store.tree().snapshot();
             let _ = backend_sender.send(backend_loop::Input::Compact { floor, root });
         }
@@ -286,6 +287,7 @@ impl Server {
             max_log_bytes: MAX_LOG_BYTES,
             persisting: 0,
             reads: ReadRounds::new(ids.next()),
+            sole_since: None,
         };
         let wal_loop = WalLoop {
             wal,
@@ -469,8 +471,21 @@ async fn hand_over(node: &Node) {
     let Ok(Some(to)) = target.await else { return };
     let mut changes = node.status.watch();
     let patience = Duration::from_millis(TRANSFER_TENTHS * node.config.election_timeout_ms / 10);
-    match tokio::time::timeout(patience, changes.wait_for(|state| state.leader == to)).await {
-        Ok(Ok(_)) => tracing::info!(to = format!("{to:x}"), "leadership transferred"),
+    let taken_over = async {
+        loop {
+            tokio::select! {
+                changed = changes.wait_for(|state| state.leader == to) => return changed.is_ok(),
+                () = tokio::time::sleep(Duration::from_millis(50)) => {
+                    // It may be stopping too.
+                    if !node.is_connected_to(to) {
+                        return false;
+                    }
+                }
+            }
+        }
+    };
+    match tokio::time::timeout(patience, taken_over).await {
+        Ok(true) => tracing::info!(to = format!("{to:x}"), "leadership transferred"),
         _ => tracing::warn!(to = format!("{to:x}"), "leadership was not taken over in time"),
     }
 }

@@ -48,13 +48,19 @@ pub fn delete_range(request: &DeleteRangeRequest) -> Result<(), Status> {
 
 /// Checks a transaction with all that is nested in it; `max_ops` bounds it as etcd's `--max-txn-ops`.
 pub fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), Status> {
-    txn_ops(request, max_ops)?;
+    txn_ops(request, max_ops, MAX_DEPTH)?;
     intervals(&request.success)?;
     intervals(&request.failure)?;
     Ok(())
 }
 
-fn txn_ops(request: &TxnRequest, max_ops: usize) -> Result<(), Status> {
+/// Transactions may be nested this deep; every member must be able to decode them, inside an entry too.
+const MAX_DEPTH: usize = 40;
+
+fn txn_ops(request: &TxnRequest, max_ops: usize, max_depth: usize) -> Result<(), Status> {
+    if max_depth == 0 {
+        return Err(error::too_many_ops());
+    }
     let most = request.compare.len().max(request.success.len()).max(request.failure.len());
     if most > max_ops {
         return Err(error::too_many_ops());
@@ -67,7 +73,7 @@ fn txn_ops(request: &TxnRequest, max_ops: usize) -> Result<(), Status> {
             Some(Request::RequestRange(it)) => range(it)?,
             Some(Request::RequestPut(it)) => put(it)?,
             Some(Request::RequestDeleteRange(it)) => delete_range(it)?,
-            Some(Request::RequestTxn(it)) => txn_ops(it, max_ops - most)?,
+            Some(Request::RequestTxn(it)) => txn_ops(it, max_ops - most, max_depth - 1)?,
             None => return Err(error::key_not_found()),
         }
     }

@@ -72,6 +72,7 @@ impl From<ApplyError> for Status {
             ApplyError::NoSpace => no_space(),
             ApplyError::Corrupt => corrupt(),
             ApplyError::Membership(error) => error.into(),
+            ApplyError::Undecodable => Status::new(Code::Unknown, "etcdserver: malformed entry"),
             ApplyError::Unknown => Status::new(Code::Unknown, "etcdserver: unknown method"),
         }
     }

@@ -111,7 +111,14 @@ impl Requests {
 }
 
 fn decode<M: Message + Default>(bytes: Bytes) -> Result<M, Status> {
-    M::decode(bytes).map_err(|error| Status::internal(format!("grpc: error unmarshalling request: {error}")))
+    M::decode(bytes).map_err(|error| {
+        let text = error.to_string();
+        // Only transactions nest without end.
+        if text.ends_with("recursion limit reached") {
+            return super::error::too_many_ops();
+        }
+        Status::internal(format!("grpc: error unmarshalling request: {text}"))
+    })
 }
 
 /// The body of an answer.

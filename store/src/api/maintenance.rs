@@ -70,8 +70,6 @@ pub async fn hash(node: &Arc<Node>, _: pb::HashRequest) -> Result<Bytes, Status>
 
 pub async fn hash_kv(node: &Arc<Node>, request: pb::HashKvRequest) -> Result<Bytes, Status> {
     let (hash, compact_revision, revision, hash_revision) = node.hash_kv(request.revision).await?;
-    // As etcd: -1 before the first compaction.
-    let compact_revision = if compact_revision == 0 { -1 } else { compact_revision };
     let header = Some(node.header(revision));
     Ok(grpc::frame(&pb::HashKvResponse { header, hash, compact_revision, hash_revision }))
 }

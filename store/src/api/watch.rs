@@ -211,8 +211,9 @@ impl Shard {
     async fn load(&self, request: LoadRequest) -> Option<Result<Loaded, Compacted>> {
         self.node.history(request.from_revision).await.ok()?;
         let reader = self.node.reader.clone();
-        let through = reader.written_revision();
         let work = move || {
+            let _steady = reader.steady();
+            let through = reader.written_revision();
             let floor = || reader.view().compact_revision;
             if request.from_revision < floor() {
                 return Ok(Err(Compacted(floor())));

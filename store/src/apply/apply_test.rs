@@ -552,7 +552,7 @@ impl Story {
     /// Revision and floor after `applied` entries.
     fn at(&self, applied: u64) -> (i64, i64) {
         match applied {
-            0 => (1, 0),
+            0 => (1, -1),
             applied => {
                 let outcome = &self.outcomes[applied as usize - 1];
                 (outcome.revision, outcome.floor)

@@ -64,7 +64,7 @@ fn in_range(key: &[u8], start: &[u8], end: &[u8]) -> bool {
 
 impl Model {
     pub fn new() -> Model {
-        Model { revision: 1, ..Model::default() }
+        Model { revision: 1, floor: -1, ..Model::default() }
     }
 
     pub fn leases(&self) -> Vec<i64> {
@@ -311,7 +311,7 @@ impl Model {
     fn check_txn(&self, state: &Model, txn: &pb::TxnRequest, puts: bool) -> Result<(), ApplyError> {
         let ops = if state.succeeds(txn) { &txn.success } else { &txn.failure };
         // Within a transaction etcd takes a negative revision at its word, and -1 for the floor there is at first.
-        let first = if self.floor == 0 { -1 } else { self.floor };
+        let first = self.floor;
         for op in ops {
             match op.request.as_ref().unwrap() {
                 Request::RequestPut(put) if puts => self.check_put(put)?,

@@ -240,17 +240,10 @@ fn check_op_range(state: &impl State, op: &Request) -> Result<(), ApplyError> {
             Err(MvccError::FutureRevision.into())
         }
         // As etcd: here, unlike in a range of its own, a negative revision is one below the floor, which is -1 at first.
-        Request::RequestRange(range) if range.revision != 0 && range.revision < first_revision(state) => {
+        Request::RequestRange(range) if range.revision != 0 && range.revision < state.compact_revision() => {
             Err(MvccError::Compacted.into())
         }
         _ => Ok(()),
-    }
-}
-
-fn first_revision(state: &impl State) -> i64 {
-    match state.compact_revision() {
-        0 => -1,
-        floor => floor,
     }
 }
 

@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 
 use super::{
-    MvccError, read,
+    MvccError, NEVER_COMPACTED, read,
     tree::{KeyRange, Record, Tree},
 };
 use crate::backend::{BackendError, Bucket, Read, schema::Revision, schema::meta};
@@ -28,7 +28,7 @@ pub fn load(backend: &(impl Read + ?Sized), saved: Option<(i64, Tree)>) -> Resul
         Ok(backend
             .get(Bucket::Meta, key)?
             .and_then(|bytes| Revision::decode(&bytes))
-            .map_or(0, |(it, _)| it.main))
+            .map_or(NEVER_COMPACTED, |(it, _)| it.main))
     };
     let finished = mark(meta::FINISHED_COMPACT)?;
     let scheduled = mark(meta::SCHEDULED_COMPACT)?;

@@ -17,7 +17,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use prost::Message;
 use proto::{
     etcdserverpb::{
@@ -61,6 +61,8 @@ pub struct Reader {
     pinned: Mutex<VecDeque<Pinned>>,
     now_ms: AtomicU64,
     written_revision: AtomicI64,
+    /// Held by whoever reads the history, and exclusively by whoever replaces it.
+    replacing: RwLock<()>,
     /// Somebody watches: events are worth making.
     pub watched: AtomicBool,
     /// Somebody watches with `prev_kv`.
@@ -84,6 +86,7 @@ impl Reader {
             view: ArcSwap::from_pointee(view),
             backend,
             pinned: Mutex::default(),
+            replacing: RwLock::default(),
             now_ms: AtomicU64::new(0),
             watched: AtomicBool::new(false),
             watched_prev: AtomicBool::new(false),
@@ -100,6 +103,16 @@ impl Reader {
 
     pub(super) fn publish(&self, view: View) {
         self.view.store(Arc::new(view));
+    }
+
+    /// Keeps the history from being replaced while it is read. Not needed by the apply thread, which replaces it.
+    pub fn steady(&self) -> RwLockReadGuard<'_, ()> {
+        self.replacing.read()
+    }
+
+    /// Waits for readers of the history, and keeps new ones out.
+    pub fn replace(&self) -> RwLockWriteGuard<'_, ()> {
+        self.replacing.write()
     }
 
     /// The newest main revision that the history on disk can be read at.
@@ -161,13 +174,15 @@ impl Reader {
         let root = if revision == view.revision { Some(view.root.clone()) } else { self.pinned(revision) };
         match root {
             Some(root) => {
-                let answer = range_over(&Present { root: &root, backend: &*self.backend }, request)?;
+                let present = Present { root: &root, backend: &*self.backend, reader: Some(self) };
+                let answer = range_over(&present, request)?;
                 if answer.more && revision == view.revision {
                     self.pin(view);
                 }
                 Ok(answer)
             }
             None => {
+                let _steady = self.steady();
                 let answer = range_over(&Past { backend: &*self.backend, revision }, request)?;
                 // A compaction may have removed what was being read.
                 if revision < self.view.load().compact_revision {
@@ -185,7 +200,7 @@ pub(super) fn range_in_root(
     backend: &dyn Backend,
     request: &RangeRequest,
 ) -> Result<Range, MvccError> {
-    range_over(&Present { root, backend }, request)
+    range_over(&Present { root, backend, reader: None }, request)
 }
 
 pub(super) fn range_in_history(
@@ -219,6 +234,8 @@ trait Moment {
 struct Present<'a> {
     root: &'a Root,
     backend: &'a dyn Backend,
+    /// Absent on the apply thread.
+    reader: Option<&'a Reader>,
 }
 
 impl Moment for Present<'_> {
@@ -240,6 +257,7 @@ impl Moment for Present<'_> {
     }
 
     fn fetch(&self, revision: Revision) -> Result<Bytes, MvccError> {
+        let _steady = self.reader.map(Reader::steady);
         fetch_stored(self.backend, revision)
     }
 }

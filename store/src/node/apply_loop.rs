@@ -205,6 +205,11 @@ impl ApplyLoop {
                 self.fatal.set(format!("failed to apply entry {}: {error}", entry.index));
                 return;
             }
+            if applied.result.as_ref().is_err_and(|error| *error == crate::apply::ApplyError::Undecodable) {
+                // Others may have understood it: going on would make this member differ.
+                self.fatal.set(format!("entry {} of the log cannot be decoded by this version", entry.index));
+                return;
+            }
             if let Some((change, done)) = applied.conf_change {
                 conf_changed = true;
                 let _ = self.raft.send(raft_loop::Input::Event(Event::ConfChange(change)));
@@ -432,6 +437,8 @@ impl ApplyLoop {
         let _ = wait.recv();
         let _ = std::fs::remove_file(&self.shared.tree_file);
         let path = received_path(&self.snap_dir, metadata.index);
+        let shared = self.shared.clone();
+        let replacing = shared.reader.replace();
         let mut file = std::io::BufReader::new(std::fs::File::open(&path)?);
         snapshot::install(&*self.backend, metadata.index, &mut file)?;
         std::fs::remove_file(&path)?;
@@ -461,6 +468,7 @@ impl ApplyLoop {
         self.bytes_since_checkpoint = 0;
         self.tell(News::Skip(revision));
         self.publish(metadata.index);
+        drop(replacing);
         self.shared.written.send_replace(revision);
         match loaded.unfinished_compaction {
             Some(floor) => {

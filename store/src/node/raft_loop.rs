@@ -62,6 +62,8 @@ pub struct RaftLoop {
     /// Persists handed to the log thread and not yet durable.
     pub persisting: usize,
     pub reads: ReadRounds,
+    /// The commit index when this member became the only voter that leads.
+    pub sole_since: Option<u64>,
 }
 
 /// Reads waiting for an index: one round is under way, the rest wait for the next.
@@ -223,12 +225,22 @@ impl RaftLoop {
     }
 
     fn work(&mut self) {
+        // Before anything leaves: somebody else may vote from here on.
+        if !self.driver.is_sole_leader() {
+            self.sole_since = None;
+            self.status.sole_leader.store(false, Ordering::SeqCst);
+        }
         while let Some(output) = self.driver.poll() {
             self.perform(output);
         }
         self.status.committed.store(self.driver.commit_index(), Ordering::Release);
         self.status.last_index.store(self.driver.log().last(), Ordering::Release);
-        self.status.sole_leader.store(self.driver.is_sole_leader(), Ordering::SeqCst);
+        if self.driver.is_sole_leader() {
+            // What was committed before this member led may still be on its way through apply.
+            let since = *self.sole_since.get_or_insert(self.driver.commit_index());
+            let caught_up = self.status.applied.load(Ordering::Acquire) >= since;
+            self.status.sole_leader.store(caught_up, Ordering::SeqCst);
+        }
     }
 
     fn perform(&mut self, output: Output) {

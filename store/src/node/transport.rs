@@ -12,7 +12,7 @@ use std::{
 use http_body_util::BodyExt;
 use proto::raftpb::{self, MessageType};
 
-use super::{mailbox::Sender, raft_loop, snapshot};
+use super::{backend_loop, mailbox::Sender, raft_loop, snapshot};
 use crate::{
     backend::Backend,
     peer::{self, Transport},
@@ -27,6 +27,7 @@ pub trait Outbound: Send + Sync {
 pub struct Peers {
     pub transport: Transport,
     pub backend: Arc<dyn Backend>,
+    pub backend_loop: Sender<backend_loop::Input>,
     pub raft: Sender<raft_loop::Input>,
     pub runtime: tokio::runtime::Handle,
 }
@@ -50,7 +51,9 @@ impl Peers {
         let (ready, metadata) = tokio::sync::oneshot::channel();
         let backend = self.backend.clone();
         let wanted = message.snapshot.metadata.index;
+        let backend_loop = self.backend_loop.clone();
         self.runtime.spawn_blocking(move || {
+            wait_for_backend(&*backend, &backend_loop, wanted);
             let outcome =
                 snapshot::stream(&*backend, wanted, ready, &mut |chunk| sender.blocking_send(chunk).is_ok());
             if let Err(error) = outcome {
@@ -68,6 +71,23 @@ impl Peers {
         });
     }
 }
+
+/// The backend follows what is applied at a short distance: lets it catch up with `wanted`, for a while.
+fn wait_for_backend(backend: &dyn Backend, backend_loop: &Sender<backend_loop::Input>, wanted: u64) {
+    for _ in 0..BACKEND_LOOKS {
+        // A failure to read shows when the snapshot is read.
+        if snapshot::metadata(backend).is_ok_and(|metadata| metadata.index >= wanted)
+            || backend_loop.send(backend_loop::Input::Hurry).is_err()
+        {
+            return;
+        }
+        std::thread::sleep(BACKEND_LOOK);
+    }
+}
+
+/// How often, and how many times, the backend is looked at before a snapshot is given up.
+const BACKEND_LOOK: std::time::Duration = std::time::Duration::from_millis(2);
+const BACKEND_LOOKS: u32 = 1000;
 
 /// A body that yields what arrives on a channel.
 struct ChannelBody(tokio::sync::mpsc::Receiver<bytes::Bytes>);

@@ -143,6 +143,9 @@ pub enum StepError {
     Refused,
 }
 
+/// Terms grow by elections, one at a time: no log holds a larger step, and ours refuses to load one.
+const MAX_TERM_STEP: u64 = u32::MAX as u64;
+
 impl Driver {
     /// `log` holds every entry recovered from disk and the configuration as of `settings.applied`.
     pub fn new(settings: &Settings, log: Log, random: Random) -> raft::Result<Driver> {
@@ -399,6 +402,9 @@ impl Driver {
     fn check(&self, message: &eraftpb::Message) -> Result<(), &'static str> {
         let log = &self.node.raft.raft_log;
         let current = message.term >= self.node.raft.term;
+        if message.term > self.node.raft.term.saturating_add(MAX_TERM_STEP) {
+            return Err("the term is implausibly far ahead");
+        }
         let numbers = [message.term, message.index, message.log_term, message.commit, message.reject_hint];
         if numbers.iter().any(|number| *number > MAX_NUMBER) {
             return Err("a number beyond all bounds");
