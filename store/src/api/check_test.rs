@@ -203,6 +203,19 @@ fn changes_twice(ops: &[RequestOp]) -> bool {
     })
 }
 
+/// What the API lets through must fit into an entry that every member can decode.
+#[test]
+fn transactions_nest_as_deep_as_an_entry_can_be_decoded() {
+    let deep = |levels: usize| (1..levels).fold(put("a"), |inner, _| nested(vec![inner], vec![]));
+    let request = |levels| TxnRequest { success: vec![deep(levels)], ..Default::default() };
+    assert_eq!(txn(&request(41), 128).unwrap_err().message(), TOO_MANY);
+    let deepest = request(40);
+    assert!(txn(&deepest, 128).is_ok());
+    let entry = proto::etcdserverpb::InternalRaftRequest { txn: Some(deepest), ..Default::default() };
+    let bytes = prost::Message::encode_to_vec(&entry);
+    assert!(<proto::etcdserverpb::InternalRaftRequest as prost::Message>::decode(bytes.as_slice()).is_ok());
+}
+
 fn ops() -> impl Strategy<Value = Vec<RequestOp>> {
     let key = || proptest::sample::select(vec!["a", "b", "c", "d", "e"]);
     let end = proptest::sample::select(vec!["", "", "", "\0", "b", "c", "e"]);

@@ -749,6 +749,21 @@ fn keys_on_disk(member: &Member) -> Vec<(i64, i64, bool)> {
 }
 
 #[test]
+fn an_entry_that_cannot_be_decoded_is_told_apart_from_one_that_changes_nothing() {
+    let mut member = Member::new();
+    for entry_type in 0..3 {
+        let entry = raftpb::Entry {
+            r#type: entry_type,
+            term: 1,
+            index: 1 + entry_type as u64,
+            data: Some(vec![0xff; 20].into()),
+        };
+        let applied = member.applier.apply(&entry).expect("it is new");
+        assert_eq!(applied.result.unwrap_err(), ApplyError::Undecodable);
+    }
+}
+
+#[test]
 fn compaction_keeps_what_the_floor_needs() {
     let (mut member, _) = run(vec![
         put_entry(put_of("a", "1")), // 2

@@ -477,6 +477,7 @@ fn bad_messages_are_dropped() {
     let bad = [
         (2, raftpb::Message { r#type: 77, ..message(MsgApp) }),
         (2, raftpb::Message { commit: 99, ..message(MsgHeartbeat) }),
+        (2, raftpb::Message { term: term + (1 << 33), ..message(MsgHeartbeat) }),
         (2, raftpb::Message { log_term: term, index: 3, entries: vec![entry(term, 5)], ..message(MsgApp) }),
         (2, raftpb::Message { log_term: 0, index: 0, entries: vec![entry(term + 1, 1)], ..message(MsgApp) }),
         (1, raftpb::Message { from: 2, to: 1, term: 0, ..message(MsgProp) }),
