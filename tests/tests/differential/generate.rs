@@ -354,14 +354,14 @@ impl Generator {
     }
 }
 
-/// A nested delete and, in another nested branch, a put of such a key that keeps its value or lease: 3.5.1
-/// checks that the key exists before the transaction, finds it gone during it, and crashes. So where nested
-/// branches delete, nested puts keep nothing.
+/// A delete and, elsewhere in the transaction, a put of such a key that keeps its value or lease: where 3.5.1 does not
+/// see that they meet (in other branches, or under a range that is open above), it checks that the key exists before
+/// the transaction, finds it gone during it, and crashes. So where a transaction deletes, its puts keep nothing.
 fn spare_deleted(txn: &mut TxnRequest) {
     let mut deletes = false;
-    for_nested_ops(txn, &mut |op| deletes |= matches!(op, request_op::Request::RequestDeleteRange(_)));
+    for_ops(txn, &mut |op| deletes |= matches!(op, request_op::Request::RequestDeleteRange(_)));
     if deletes {
-        for_nested_ops(txn, &mut |op| {
+        for_ops(txn, &mut |op| {
             if let request_op::Request::RequestPut(put) = op {
                 (put.ignore_value, put.ignore_lease) = (false, false);
             }
@@ -369,13 +369,12 @@ fn spare_deleted(txn: &mut TxnRequest) {
     }
 }
 
-/// Visits the operations of all transactions inside this one.
-fn for_nested_ops(txn: &mut TxnRequest, visit: &mut impl FnMut(&mut request_op::Request)) {
-    for op in txn.success.iter_mut().chain(&mut txn.failure) {
-        if let Some(request_op::Request::RequestTxn(nested)) = &mut op.request {
-            let ops = nested.success.iter_mut().chain(&mut nested.failure);
-            ops.filter_map(|op| op.request.as_mut()).for_each(&mut *visit);
-            for_nested_ops(nested, visit);
+/// Visits the operations of a transaction and of all inside it.
+fn for_ops(txn: &mut TxnRequest, visit: &mut impl FnMut(&mut request_op::Request)) {
+    for op in txn.success.iter_mut().chain(&mut txn.failure).filter_map(|op| op.request.as_mut()) {
+        visit(op);
+        if let request_op::Request::RequestTxn(nested) = op {
+            for_ops(nested, visit);
         }
     }
 }
