@@ -145,7 +145,7 @@ impl Server {
         let (wal_sender, wal_inputs) = mailbox::mailbox();
         let (apply, apply_inputs) = mailbox::mailbox();
         let (backend_sender, backend_inputs) = mailbox::mailbox();
-        let (snap_dir, wal_dir) = (config.member_dir_path().join("snap"), config.wal_dir_path());
+        let snap_dir = config.member_dir_path().join("snap");
 
         // The state, and who reads it.
         let view = View {
@@ -293,7 +293,6 @@ impl Server {
             wal,
             disk,
             snap_dir: snap_dir.clone(),
-            wal_dir,
             max_wals: config.max_wals as usize,
             inputs: wal_inputs,
             raft: raft.clone(),

@@ -39,7 +39,6 @@ pub struct WalLoop {
     pub wal: Wal,
     pub disk: Arc<dyn Disk>,
     pub snap_dir: PathBuf,
-    pub wal_dir: PathBuf,
     pub max_wals: usize,
     pub inputs: Receiver<Input>,
     pub raft: Sender<raft_loop::Input>,

@@ -15,7 +15,7 @@ use std::collections::{BTreeSet, VecDeque};
 use bytes::Bytes;
 use proto::raftpb;
 use raft::{
-    Config, RawNode, StateRole, StorageError,
+    Config, RawNode, StateRole,
     eraftpb::{self, MessageType},
 };
 
@@ -497,10 +497,4 @@ fn check_snapshot(metadata: &eraftpb::SnapshotMetadata) -> Result<(), &'static s
         && next.is_disjoint(&ids)
         && (!outgoing.is_empty() || !state.auto_leave);
     if sound { Ok(()) } else { Err("a snapshot with an impossible configuration") }
-}
-
-impl From<StorageError> for StepError {
-    fn from(_: StorageError) -> StepError {
-        StepError::Refused
-    }
 }
