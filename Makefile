@@ -3,10 +3,12 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up build test check fix bench
+.PHONY: help up build test check fix bench simulate replay mutants
 
 MEMBERS ?= 1
 ARGS ?=
+SEEDS ?= 400
+TIME ?=
 
 export PATH := $(if $(wildcard /usr/lib/ccache),/usr/lib/ccache:)$(PATH):$(HOME)/.cargo/bin
 TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
@@ -25,6 +27,8 @@ help: ## print this
 #% Variables:
 #%   MEMBERS=3                     up: this many members (1 to 5)
 #%   ARGS='-p store watch'         test: what `cargo test` gets instead of --workspace
+#%   SEEDS=3000 TIME=600           simulate: this many clusters [400], and seconds at most [no limit]
+#%   SEED=7                        replay: the seed that failed; ARGS='--chaos 30' if it was run so
 #%   ARGS='--quick --only put'     bench: what `bench run` gets; see target/release/bench help run
 #% Sizes and peers of the tests, from the environment:
 #%   KEELSON_CRASH_ROUNDS          kill -9 and restart this often [3]; 20 is a full run
@@ -68,3 +72,18 @@ fix: ## format, and apply what lints can fix by themselves
 bench: build ## compare with stock etcd on this machine; report in target/bench
 	@tools/setup --peers
 	@$(WITH_PEERS) "$(TARGET)/release/bench" run --ours "$(TARGET)/release/etcd" $(ARGS)
+
+simulate: ## run clusters of this code in simulated time, under faults, and judge what their clients saw
+	@tools/setup
+	@cargo build --release --locked -p jepsen --bins
+	@"$(TARGET)/release/jepsen" simulate --seeds $(SEEDS) $(if $(TIME),--time $(TIME)) $(ARGS)
+
+replay: ## run one simulated cluster again: SEED=7
+	@tools/setup
+	@cargo build --release --locked -p jepsen --bins
+	@"$(TARGET)/release/jepsen" replay $(SEED) $(ARGS)
+
+mutants: ## run simulated clusters that make known mistakes, until each is noticed
+	@tools/setup
+	@cargo build --release --locked -p jepsen --features mutants --bins
+	@"$(TARGET)/release/jepsen" mutants $(ARGS)

@@ -88,6 +88,7 @@ impl Client {
         alarm(AlarmRequest) -> AlarmResponse = MaintenanceClient.alarm, Reads;
         status(StatusRequest) -> StatusResponse = MaintenanceClient.status, Reads;
         hash_kv(HashKvRequest) -> HashKvResponse = MaintenanceClient.hash_kv, Reads;
+        move_leader(MoveLeaderRequest) -> MoveLeaderResponse = MaintenanceClient.move_leader, Writes;
         defragment(DefragmentRequest) -> DefragmentResponse = MaintenanceClient.defragment, Writes;
     }
 
@@ -120,7 +121,15 @@ impl Client {
                 return Err(error);
             }
         };
-        timeout(self.options.command_timeout, attempts).await.unwrap_or(Err(Error::DeadlineExceeded))
+        self.within_time(attempts).await
+    }
+
+    /// No time is not even enough to begin; a timer would let a quick call through.
+    async fn within_time<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        if self.options.command_timeout.is_zero() {
+            return Err(Error::DeadlineExceeded);
+        }
+        timeout(self.options.command_timeout, call).await.unwrap_or(Err(Error::DeadlineExceeded))
     }
 
     fn check_size(&self, request: &impl Message) -> Result<(), Error> {
@@ -147,7 +156,7 @@ impl Client {
             let mut stream = self.keep_alive_stream(id).await?;
             stream.renew().await
         };
-        timeout(self.options.command_timeout, once).await.unwrap_or(Err(Error::DeadlineExceeded))
+        self.within_time(once).await
     }
 
     /// Opens a stream that renews one lease; waits for a connection as long as it takes.

@@ -12,6 +12,7 @@ mod get;
 mod help;
 mod lease;
 mod member;
+mod move_leader;
 mod put;
 mod range_options;
 mod txn;
@@ -26,21 +27,22 @@ pub static ROOT: Command = Command {
     short: "A simple command line client for etcd3.",
     persistent: &globals::FLAGS,
     children: &[
-        &alarm::COMMAND,
-        &check::COMMAND,
-        &compaction::COMMAND,
-        &completion::COMMAND,
-        &defrag::COMMAND,
-        &del::COMMAND,
-        &endpoint::COMMAND,
         &get::COMMAND,
-        &help::COMMAND,
+        &put::COMMAND,
+        &del::COMMAND,
+        &txn::COMMAND,
+        &compaction::COMMAND,
+        &alarm::COMMAND,
+        &defrag::COMMAND,
+        &endpoint::COMMAND,
+        &move_leader::COMMAND,
+        &watch::COMMAND,
+        &version::COMMAND,
         &lease::COMMAND,
         &member::COMMAND,
-        &put::COMMAND,
-        &txn::COMMAND,
-        &version::COMMAND,
-        &watch::COMMAND,
+        &check::COMMAND,
+        &completion::COMMAND,
+        &help::COMMAND,
     ],
     ..Command::EMPTY
 };

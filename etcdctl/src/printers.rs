@@ -14,6 +14,7 @@ mod printers_test;
 
 use std::io::Write;
 
+use proto::etcdserverpb::response_op::Response;
 use proto::etcdserverpb::*;
 
 use crate::exit::{BAD_FEATURE, Exit, Outcome};
@@ -64,6 +65,16 @@ pub trait Printer {
     fn txn(&self, _: Out, _: &TxnResponse) -> Outcome {
         self.unsupported()
     }
+    /// One answer of a transaction, as if it had come alone.
+    fn txn_part(&self, out: Out, part: &ResponseOp) -> Outcome {
+        match &part.response {
+            Some(Response::ResponseRange(range)) => self.get(out, range),
+            Some(Response::ResponsePut(put)) => self.put(out, put),
+            Some(Response::ResponseDeleteRange(delete)) => self.del(out, delete),
+            Some(Response::ResponseTxn(txn)) => self.txn(out, txn),
+            None => Ok(()),
+        }
+    }
     fn watch(&self, _: Out, _: &WatchResponse) -> Outcome {
         self.unsupported()
     }
@@ -84,6 +95,10 @@ pub trait Printer {
         self.unsupported()
     }
     fn member_list(&self, _: Out, _: &MemberListResponse) -> Outcome {
+        self.unsupported()
+    }
+    /// Leadership went from member `_from` to member `_to`.
+    fn move_leader(&self, _: Out, _from: u64, _to: u64, _: &MoveLeaderResponse) -> Outcome {
         self.unsupported()
     }
     fn alarms(&self, _: Out, _: &AlarmResponse) -> Outcome {

@@ -15,6 +15,7 @@ pub mod edge;
 pub mod error;
 pub mod grpc;
 pub mod http;
+pub mod http2;
 pub mod io;
 pub mod kv;
 pub mod lease;

@@ -24,6 +24,7 @@ use crate::{
     backend::{Bucket, schema::meta},
     lease::{self, GrantError, Lessor, NotFound},
     membership::{Change, ChangeError, Membership},
+    mutant::{self, Mutant},
     mvcc::{MvccError, State, Store},
 };
 use alarm::Alarms;
@@ -139,7 +140,9 @@ impl Applier {
     pub fn take_batch(&mut self, conf_state: Option<&raftpb::ConfState>) -> crate::backend::Batch {
         let (index, term) = self.consistent;
         let batch = self.store.batch();
-        batch.put(Bucket::Meta, meta::CONSISTENT_INDEX, &index.to_be_bytes());
+        if !(mutant::on(Mutant::A2) && index % 2 == 0) {
+            batch.put(Bucket::Meta, meta::CONSISTENT_INDEX, &index.to_be_bytes());
+        }
         batch.put(Bucket::Meta, meta::TERM, &term.to_be_bytes());
         if let Some(conf_state) = conf_state {
             batch.put(Bucket::Meta, meta::CONF_STATE, &conf_state_json(conf_state));

@@ -73,6 +73,50 @@ pub fn exists(disk: &dyn Disk, path: &Path) -> io::Result<bool> {
     }
 }
 
+/// Reads a file from its beginning.
+pub struct Reader<'a> {
+    file: &'a dyn File,
+    offset: u64,
+}
+
+impl<'a> Reader<'a> {
+    pub fn new(file: &'a dyn File) -> Reader<'a> {
+        Reader { file, offset: 0 }
+    }
+}
+
+impl io::Read for Reader<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read_at(buf, self.offset)?;
+        self.offset += read as u64;
+        Ok(read)
+    }
+}
+
+/// Writes a file from its beginning.
+pub struct Writer<'a> {
+    file: &'a dyn File,
+    offset: u64,
+}
+
+impl<'a> Writer<'a> {
+    pub fn new(file: &'a dyn File) -> Writer<'a> {
+        Writer { file, offset: 0 }
+    }
+}
+
+impl io::Write for Writer<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.file.write_at(data, self.offset)?;
+        self.offset += data.len() as u64;
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// The whole contents of an open file.
 pub fn read_all(file: &dyn File) -> io::Result<Vec<u8>> {
     let len = usize::try_from(file.len()?).map_err(|_| io::ErrorKind::FileTooLarge)?;

@@ -51,6 +51,11 @@ impl RequestIds {
     pub fn next(&self) -> u64 {
         self.0.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
+
+    /// The one that `next` gave last.
+    pub fn last(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 #[cfg(test)]

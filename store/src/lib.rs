@@ -10,7 +10,7 @@
 //! | 3 | `mvcc` |
 //! | 2 | `lease`, `membership` |
 //! | 1 | `raft`, `wal`, `snap`, `backend` |
-//! | 0 | `config`, `log`, `disk`, `ids` |
+//! | 0 | `config`, `log`, `disk`, `ids`, `mutant` |
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "the bans are for the server"))]
 
@@ -23,6 +23,7 @@ pub mod ids;
 pub mod lease;
 pub mod log;
 pub mod membership;
+pub mod mutant;
 pub mod mvcc;
 pub mod node;
 pub mod peer;

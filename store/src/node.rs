@@ -13,13 +13,18 @@
 
 pub mod apply_loop;
 pub mod backend_loop;
+pub mod build;
+pub mod clock;
 pub mod fatal;
 pub mod handler;
 pub mod lane;
 pub mod leader;
 pub mod mailbox;
 pub mod metrics;
+pub mod part;
+pub mod proposal;
 pub mod raft_loop;
+pub mod runtime;
 pub mod snapshot;
 pub mod status;
 pub mod transport;
@@ -33,10 +38,7 @@ use std::{
 };
 
 use prost::Message;
-use proto::{
-    etcdserverpb::{self as pb, InternalRaftRequest, RequestHeader},
-    leasepb, raftpb,
-};
+use proto::{etcdserverpb as pb, leasepb, raftpb};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -45,17 +47,24 @@ use crate::{
     config::Config,
     ids::RequestIds,
     lease::{Renewal, TimeToLive},
+    mutant::{self, Mutant},
     mvcc::{MvccError, Reader, View, hash},
     peer::{self, Transport, client::Client},
     raft::driver::Event,
 };
 use apply_loop::{Inbox, LeaseQuery, Published};
+use clock::Clock;
 use fatal::Fatal;
 use lane::Lane;
 use mailbox::Sender;
 use metrics::Metrics;
+use proposal::Operation;
+use runtime::Runtime;
 use status::Status;
 use wait::Waits;
+
+/// How late a request may be found to have timed out.
+const EXPIRY_SWEEP: Duration = Duration::from_millis(100);
 
 /// Why a request was not carried out, or may not have been.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,21 +108,20 @@ pub struct Node {
     pub metrics: Arc<Metrics>,
     pub fatal: Arc<Fatal>,
     pub(crate) waits: Arc<Waits>,
-    pub(crate) ids: Arc<RequestIds>,
+    pub ids: Arc<RequestIds>,
     pub(crate) raft: Sender<raft_loop::Input>,
     pub(crate) apply: Sender<apply_loop::Input>,
     pub(crate) backend_loop: Sender<backend_loop::Input>,
     pub(crate) shared: Arc<backend_loop::Shared>,
     pub(crate) transport: OnceLock<Transport>,
     pub(crate) client: Client,
-    /// Runs peers' connections and background work of the member.
-    pub(crate) runtime: tokio::runtime::Handle,
-    pub(crate) started: Instant,
+    pub(crate) runtime: Runtime,
+    pub(crate) clock: Clock,
 }
 
 impl Node {
     pub fn now_ms(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
+        self.clock.elapsed_ms()
     }
 
     /// A header for an answer at `revision`.
@@ -127,7 +135,20 @@ impl Node {
     }
 
     /// Puts a request through the log; returns once it was applied here.
-    pub async fn propose(&self, mut request: InternalRaftRequest) -> Result<Response, RequestError> {
+    ///
+    /// Encoded before the first wait: what waits for the answer is small.
+    pub fn propose<O: Operation>(
+        &self,
+        operation: O,
+    ) -> impl Future<Output = Result<Response, RequestError>> + Send + '_ {
+        let encoded = self.encode(&operation);
+        async move {
+            let (id, entry) = encoded?;
+            self.wait_for(id, entry).await
+        }
+    }
+
+    fn encode(&self, operation: &impl Operation) -> Result<(u64, raftpb::Entry), RequestError> {
         let status = &self.status;
         let lag =
             status.committed.load(Ordering::Acquire).saturating_sub(status.applied.load(Ordering::Acquire));
@@ -138,14 +159,11 @@ impl Node {
             return Err(RequestError::TooManyRequests);
         }
         let id = self.ids.next();
-        request.header = Some(RequestHeader { id, ..Default::default() });
-        let data = request.encode_to_vec();
-        drop(request);
+        let data = proposal::encode(id, operation);
         if data.len() as u64 > self.config.max_request_bytes {
             return Err(RequestError::TooLarge);
         }
-        let entry = raftpb::Entry { data: Some(data.into()), ..Default::default() };
-        self.wait_for(id, entry).await
+        Ok((id, raftpb::Entry { data: Some(data.into()), ..Default::default() }))
     }
 
     async fn wait_for(&self, id: u64, entry: raftpb::Entry) -> Result<Response, RequestError> {
@@ -156,9 +174,9 @@ impl Node {
                 self.0.forget(self.1);
             }
         }
-        let began = Instant::now();
+        let began = self.clock.now();
         let lane = Lane::current();
-        let answer = self.waits.register(id, lane.clone());
+        let answer = self.waits.register(id, began + self.config.request_timeout(), lane.clone());
         let _waiting = Waiting(&self.waits, id);
         if self.fatal.is_set() {
             return Err(RequestError::Stopped);
@@ -169,14 +187,26 @@ impl Node {
                 self.raft.send(raft_loop::Input::Propose(vec![entry])).map_err(|_| RequestError::Stopped)?
             }
         }
-        match tokio::time::timeout(self.config.request_timeout(), answer).await {
-            Ok(Ok(answer)) => answer.map_err(RequestError::Apply),
-            Ok(Err(_)) => Err(RequestError::Stopped),
+        match answer.await {
+            Ok(answer) => answer.map_err(RequestError::Apply),
             Err(_) => {
                 self.status.proposals_failed.fetch_add(1, Ordering::Relaxed);
                 Err(self.timeout(began))
             }
         }
+    }
+
+    /// Gives up requests that were not answered in time. One sweep of them all costs less than a timer for each.
+    pub(crate) async fn expire_requests(self: Arc<Node>) {
+        loop {
+            tokio::time::sleep(EXPIRY_SWEEP).await;
+            self.sweep();
+        }
+    }
+
+    /// Gives up requests whose time is over now.
+    pub fn sweep(&self) {
+        self.waits.expire(self.clock.now());
     }
 
     /// The kind of a timeout of something that began at `began`.
@@ -186,7 +216,7 @@ impl Node {
         }
         let lost_at = Duration::from_millis(self.status.lost_leader_at_ms.load(Ordering::Acquire));
         let grace = Duration::from_millis(2 * self.config.election_timeout_ms);
-        let began = began.duration_since(self.started);
+        let began = self.clock.elapsed().saturating_sub(self.clock.now() - began);
         if lost_at > Duration::ZERO && began + grace > lost_at && began < lost_at + grace {
             return RequestError::TimeoutLeaderFail;
         }
@@ -204,20 +234,34 @@ impl Node {
     /// Returns once the published view is new enough for a linearizable read that began before the call.
     pub async fn read_index(&self) -> Result<(), RequestError> {
         // Nobody else can have committed anything, and what was acknowledged here was published before.
-        if self.status.sole_leader.load(Ordering::SeqCst) && !self.fatal.is_set() {
+        if (self.status.sole_leader.load(Ordering::SeqCst) || mutant::on(Mutant::R1)) && !self.fatal.is_set()
+        {
             return Ok(());
         }
-        let began = Instant::now();
+        let began = self.clock.now();
         let (reader, answer) = oneshot::channel();
         self.raft.send(raft_loop::Input::ReadIndex(reader)).map_err(|_| RequestError::Stopped)?;
-        match tokio::time::timeout(self.config.request_timeout(), answer).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(RequestError::Stopped),
-            Err(_) => {
+        match self.runtime.within(self.config.request_timeout(), answer).await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(_)) => Err(RequestError::Stopped),
+            None => {
                 self.status.read_indexes_failed.fetch_add(1, Ordering::Relaxed);
                 Err(self.timeout(began))
             }
         }
+    }
+
+    /// A view with all that was acknowledged before the call.
+    pub async fn view(&self) -> Result<Arc<View>, RequestError> {
+        self.reader.demand();
+        if self.reader.is_stale() {
+            let (done, published) = oneshot::channel();
+            self.apply.send(apply_loop::Input::Publish(done)).map_err(|_| RequestError::Stopped)?;
+            let limit = self.config.request_timeout();
+            let published = self.runtime.within(limit, published).await.ok_or(RequestError::Timeout)?;
+            published.map_err(|_| RequestError::Stopped)?;
+        }
+        Ok(self.reader.view())
     }
 
     /// Returns once the history on disk can be read at `revision`.
@@ -252,10 +296,10 @@ impl Node {
         work: impl FnOnce(&Reader, &View) -> Result<T, MvccError> + Send + 'static,
     ) -> Result<T, RequestError> {
         let reader = self.reader.clone();
-        let view = reader.view();
+        let view = self.view().await?;
         self.history(view.revision).await?;
-        let done = self.runtime.spawn_blocking(move || work(&reader, &view)).await;
-        done.map_err(|_| RequestError::Stopped)?.map_err(Into::into)
+        let done = self.runtime.work(move || work(&reader, &view)).await;
+        done.ok_or(RequestError::Stopped)?.map_err(Into::into)
     }
 
     /// (hash, compact revision, current revision) at `revision`, or now if that is 0.
@@ -311,7 +355,6 @@ impl Node {
 
     /// Renews a lease; TTL 0 when there is none. Asks the leader if that is another member.
     pub async fn lease_renew(&self, id: i64) -> Result<i64, RequestError> {
-        let deadline = tokio::time::Instant::now() + self.config.request_timeout();
         let renew = async {
             loop {
                 let (answer, renewal) = oneshot::channel();
@@ -330,12 +373,12 @@ impl Node {
                         }
                     }
                 }
-                tokio::time::sleep(LEADER_RETRY).await;
+                self.runtime.pause(LEADER_RETRY).await;
             }
         };
         let timeout =
             || if self.status.leader() == 0 { RequestError::NoLeader } else { RequestError::Timeout };
-        tokio::time::timeout_at(deadline, renew).await.unwrap_or_else(|_| Err(timeout()))
+        self.runtime.within(self.config.request_timeout(), renew).await.unwrap_or_else(|| Err(timeout()))
     }
 
     async fn renew_at_leader(&self, id: i64) -> Option<i64> {
@@ -395,12 +438,12 @@ impl Node {
                         }
                     }
                 }
-                tokio::time::sleep(LEADER_RETRY).await;
+                self.runtime.pause(LEADER_RETRY).await;
             }
         };
         let timeout =
             || if self.status.leader() == 0 { RequestError::NoLeader } else { RequestError::Timeout };
-        tokio::time::timeout(self.config.request_timeout(), ask).await.unwrap_or_else(|_| Err(timeout()))
+        self.runtime.within(self.config.request_timeout(), ask).await.unwrap_or_else(|| Err(timeout()))
     }
 
     pub(crate) async fn local_time_to_live(
@@ -451,10 +494,10 @@ impl Node {
         let mut changes = self.status.watch();
         self.event(Event::TransferLeader { to })?;
         let timeout = self.config.request_timeout();
-        match tokio::time::timeout(timeout, changes.wait_for(|state| state.leader == to)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(RequestError::Stopped),
-            Err(_) => Err(RequestError::TransferTimeout),
+        match self.runtime.within(timeout, changes.wait_for(|state| state.leader == to)).await {
+            Some(Ok(_)) => Ok(()),
+            Some(Err(_)) => Err(RequestError::Stopped),
+            None => Err(RequestError::TransferTimeout),
         }
     }
 

@@ -11,8 +11,8 @@ pub mod bootstrap;
 use std::{
     io,
     net::SocketAddr,
-    sync::{Arc, OnceLock, atomic::Ordering},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    sync::{Arc, OnceLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use hyper_util::rt::TokioIo;
@@ -22,34 +22,23 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     api::edge::{Edge, Serves},
-    apply::Applier,
-    config::{self, Config, Feature, Url},
+    config::{self, Config, Url},
     disk,
-    ids::RequestIds,
-    lease,
     membership::{Change, Membership},
-    mvcc::{self, Reader, Store, View},
     node::{
         self, Node,
-        apply_loop::{self, ApplyLoop, MemberChanges, Published},
+        apply_loop::{self, MemberChanges},
         backend_loop,
+        build::{self, Found, Joints, Links},
+        clock::Clock,
         fatal::Fatal,
         handler::PeerHandler,
-        leader, mailbox,
-        metrics::Metrics,
-        raft_loop::{self, RaftLoop, ReadRounds},
-        status::Status,
-        transport::{Outbound, Peers},
-        wait::Waits,
-        wal_loop::{self, WalLoop},
+        leader, mailbox, part, raft_loop,
+        transport::Peers,
+        wal_loop,
     },
     peer::{self, Transport},
-    raft::{
-        Driver,
-        driver::{Event, Settings},
-    },
 };
-use bootstrap::Bootstrapped;
 
 /// Why a server could not start.
 #[derive(Debug)]
@@ -67,15 +56,6 @@ fn failed<E: std::fmt::Display>(what: &str) -> impl FnOnce(E) -> StartError {
     move |error| StartError(format!("{what}: {error}"))
 }
 
-/// Raft settings as etcd's.
-const MAX_MESSAGE_BYTES: u64 = 1 << 20;
-const MAX_INFLIGHT_MESSAGES: usize = 512;
-/// Proposals that wait for a leader.
-const MAX_WAITING_BYTES: usize = 64 << 20;
-/// Log entries in memory.
-const MAX_LOG_BYTES: usize = 128 << 20;
-/// Batches applied between two checkpoints.
-const CHECKPOINT_BYTES: u64 = 64 << 20;
 /// How long a stopping leader waits for its successor, in tenths of an election timeout: raft gives a transfer up after
 /// ten.
 const TRANSFER_TENTHS: u64 = 15;
@@ -109,87 +89,29 @@ impl Server {
             Listeners::open(&config)?
         };
         let disk: Arc<dyn disk::Disk> = Arc::new(disk::Os);
-        let bootstrapped = bootstrap::bootstrap(&config, disk.clone())?;
-        Server::assemble(config, disk, bootstrapped, runtime, listeners)
+        let found = bootstrap::bootstrap(&config, disk.clone())?;
+        Server::assemble(config, disk, found, runtime, listeners)
     }
 
     fn assemble(
         config: Arc<Config>,
         disk: Arc<dyn disk::Disk>,
-        bootstrapped: Bootstrapped,
+        found: Found,
         runtime: tokio::runtime::Runtime,
         listeners: Listeners,
     ) -> Result<Server, StartError> {
-        let Bootstrapped {
-            tree_saved,
-            id,
-            cluster_id,
-            wal,
-            log,
-            backend,
-            loaded,
-            leases,
-            membership,
-            alarms,
-            applied,
-        } = bootstrapped;
-        let started = Instant::now();
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_millis() as u64);
-        let status = Arc::new(Status::default());
-        let fatal = Arc::new(Fatal::default());
-        let metrics = Arc::new(Metrics::default());
-        let waits = Arc::new(Waits::default());
-        let published = Arc::new(Published::default());
-        let ids = Arc::new(RequestIds::new(id, unix_ms));
-        let (raft, raft_inputs) = mailbox::mailbox();
-        let (wal_sender, wal_inputs) = mailbox::mailbox();
-        let (apply, apply_inputs) = mailbox::mailbox();
-        let (backend_sender, backend_inputs) = mailbox::mailbox();
+        let (id, cluster_id) = (found.id, found.cluster_id);
+        let joints = Joints::new(&found, unix_ms);
         let snap_dir = config.member_dir_path().join("snap");
-
-        // The state, and who reads it.
-        let view = View {
-            root: loaded.tree.snapshot(),
-            revision: loaded.revision,
-            compact_revision: loaded.compact_revision,
-            applied_index: applied.index,
-        };
-        let reader = Arc::new(Reader::new(backend.clone(), view));
-        let settle = backend_loop::SettleThrough { sender: backend_sender.clone(), status: status.clone() };
-        let store = Store::new(
-            loaded.tree,
-            loaded.revision,
-            loaded.compact_revision,
-            reader.clone(),
-            Box::new(settle),
-        );
-        let lease_config = lease::Config {
-            min_ttl: (config.election_timeout_ms as i64 * 3 / 2 + 999) / 1000,
-            checkpoint_interval: config
-                .feature_gates
-                .enabled(Feature::LeaseCheckpoint)
-                .then_some(5 * 60 * 1000),
-            ..lease::Config::default()
-        };
-        let mut lessor = lease::Lessor::new(lease_config.clone());
-        lessor.restore(leases);
-        for (key, lease) in loaded.attached {
-            let _ = lessor.attach(lease, key.into());
-        }
-        let mut applier = Applier::new(store, lessor, membership, alarms, applied.index, applied.term);
-        applier.store.publish(applied.index);
-        applier.take_membership_changed();
-        published.membership.store(Arc::new(applier.membership.clone()));
-        published.alarms.store(Arc::new(applier.alarms.clone()));
-        status.applied.store(applied.index, Ordering::Release);
 
         // Peers.
         let peer_urls: Vec<String> =
             config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
         let handler = Arc::new(PeerHandler {
-            raft: raft.clone(),
-            snap_dir: snap_dir.clone(),
-            published: published.clone(),
+            raft: joints.raft.clone(),
+            snap_dir,
+            published: joints.published.clone(),
             cluster_id,
             transfers: 0.into(),
             node: OnceLock::new(),
@@ -203,141 +125,45 @@ impl Server {
             };
             Transport::new(peer_config, handler.clone()).map_err(failed("peer transport"))?
         };
-        let outbound: Arc<dyn Outbound> = Arc::new(Peers {
+        let outbound = Arc::new(Peers {
             transport: transport.clone(),
-            backend: backend.clone(),
-            backend_loop: backend_sender.clone(),
-            raft: raft.clone(),
+            backend: found.backend.clone(),
+            backend_loop: joints.backend.clone(),
+            raft: joints.raft.clone(),
             runtime: runtime.handle().clone(),
         });
-        let members = Members { id, transport: transport.clone(), fatal: fatal.clone() };
-        members.replaced(&applier.membership);
-
-        // The driver.
-        let settings = Settings {
-            id,
-            election_ticks: config.election_ticks() as usize,
-            heartbeat_ticks: 1,
-            pre_vote: config.pre_vote,
-            max_message_bytes: MAX_MESSAGE_BYTES,
-            max_inflight_messages: MAX_INFLIGHT_MESSAGES,
-            max_waiting_bytes: MAX_WAITING_BYTES,
-            applied: applied.index,
-        };
-        let mut driver = Driver::new(&settings, log, random(id ^ unix_ms)).map_err(failed("raft"))?;
-        if driver.is_alone() {
-            // Has no effect while bootstrap entries are to be applied: then the raft thread tries again.
-            let _ = driver.step(Event::Campaign);
-        }
-
-        let shared = Arc::new(backend_loop::Shared {
-            backend: backend.clone(),
-            reader: reader.clone(),
-            status: status.clone(),
-            fatal: fatal.clone(),
-            metrics: metrics.clone(),
-            wal: wal_sender.clone(),
-            written: tokio::sync::watch::Sender::new(loaded.revision),
-            compacted: tokio::sync::watch::Sender::new(loaded.compact_revision),
-            epoch: 0.into(),
-            tree_file: snap_dir.join(bootstrap::TREE_FILE),
-            tree_lock: parking_lot::Mutex::default(),
-            compaction_batch: config.compaction_batch_revisions() as usize,
-            compaction_sleep: config.compaction_sleep(),
-        });
-        if let Some(floor) = loaded.unfinished_compaction {
-            shared.compacted.send_replace(mvcc::NEVER_COMPACTED);
-            let root = applier.store.tree().snapshot();
-            let _ = backend_sender.send(backend_loop::Input::Compact { floor, root });
-        }
-        let node = Arc::new(Node {
-            config: config.clone(),
-            id,
-            cluster_id,
-            reader: reader.clone(),
-            status: status.clone(),
-            published: published.clone(),
-            metrics: metrics.clone(),
-            fatal: fatal.clone(),
-            waits: waits.clone(),
-            ids: ids.clone(),
-            raft: raft.clone(),
-            apply: apply.clone(),
-            backend_loop: backend_sender.clone(),
-            shared: shared.clone(),
-            transport: OnceLock::from(transport.clone()),
-            client: node::peer_client(&config),
-            runtime: runtime.handle().clone(),
-            started,
-        });
-        let _ = handler.node.set(Arc::downgrade(&node));
-
-        let raft_loop = RaftLoop {
-            driver,
-            inputs: raft_inputs,
-            wal: wal_sender.clone(),
-            apply: apply.clone(),
-            outbound: outbound.clone(),
-            status: status.clone(),
-            fatal: fatal.clone(),
-            started,
-            tick: Duration::from_millis(config.heartbeat_interval_ms),
-            snapshot_count: config.snapshot_count,
-            catch_up_entries: config.snapshot_catchup_entries,
-            max_log_bytes: MAX_LOG_BYTES,
-            persisting: 0,
-            reads: ReadRounds::new(ids.next()),
-            sole_since: None,
-        };
-        let wal_loop = WalLoop {
-            wal,
+        let members = Members { id, transport: transport.clone(), fatal: joints.fatal.clone() };
+        let (wal_sender, backend_sender) = (joints.wal.clone(), joints.backend.clone());
+        let links = Links {
             disk,
-            snap_dir: snap_dir.clone(),
-            max_wals: config.max_wals as usize,
-            inputs: wal_inputs,
-            raft: raft.clone(),
-            apply: apply.clone(),
             outbound,
-            fatal: fatal.clone(),
-            metrics: metrics.clone(),
-            no_fsync: config.unsafe_no_fsync,
-        };
-        let apply_loop = ApplyLoop {
-            applier,
-            inputs: apply_inputs,
-            raft,
-            backend,
-            backend_loop: backend_sender.clone(),
-            shared: shared.clone(),
-            waits,
-            status,
-            published,
             members: Box::new(members),
-            fatal,
-            metrics,
-            ids,
-            started,
-            snap_dir,
-            election_timeout_ms: config.election_timeout_ms,
-            lease_config,
-            checkpoint_entries: config.snapshot_count,
-            checkpoint_bytes: CHECKPOINT_BYTES,
-            value_cache_bytes: config.value_cache_budget_bytes(),
-            slow_apply: config.warning_apply_duration,
-            inboxes: Vec::new(),
-            reads: Vec::new(),
-            waiting_renewals: Vec::new(),
-            checkpointed: applied.index,
-            bytes_since_checkpoint: 0,
-            tree_saved,
-            leads: None,
+            transport: Some(transport.clone()),
+            runtime: node::runtime::Runtime::Tokio(runtime.handle().clone()),
+            clock: Clock::real(),
+            random: random(id ^ unix_ms),
+            drive: None,
+            observer: None,
         };
-        let threads = vec![
-            spawn("raft", move || raft_loop.run())?,
-            spawn("wal", move || wal_loop.run())?,
-            spawn("apply", move || apply_loop.run())?,
-            spawn("backend", move || backend_loop::run(shared, backend_inputs))?,
-        ];
+        let (node, mut parts) = build::build(&config, found, joints, links).map_err(failed("raft"))?;
+        let _ = handler.node.set(Arc::downgrade(&node));
+        let mut threads = Vec::new();
+        if !config.unsafe_no_fsync {
+            let (ahead, fatal) = (parts.wal.wal.ahead().clone(), node.fatal.clone());
+            // Without it syncs only take longer.
+            if let Ok(filler) = spawn("wal-ahead", move || wal_loop::fill(&ahead, &fatal)) {
+                parts.wal.filler = Some(filler.thread().clone());
+                threads.push(filler);
+            }
+        }
+        threads.extend([
+            spawn("raft", move || part::run(parts.raft))?,
+            spawn("wal", move || part::run(parts.wal))?,
+            spawn("apply", move || part::run(parts.apply))?,
+            spawn("backend", move || part::run(parts.backend))?,
+            spawn("checkpoint", move || part::run(parts.checkpoint))?,
+            spawn("compaction", move || part::run(parts.compaction))?,
+        ]);
         let edge_threads = std::thread::available_parallelism().map_or(2, usize::from);
         let edge = Edge::start(&node, edge_threads).map_err(failed("edge"))?;
         let (stop_peers, _) = tokio::sync::watch::channel(false);
@@ -372,6 +198,7 @@ impl Server {
         }
         runtime.spawn(leader::publish(self.node.clone()));
         runtime.spawn(leader::monitor_version(self.node.clone()));
+        runtime.spawn(self.node.clone().expire_requests());
         // Checked when the config was.
         if let Ok(Some(mode)) = self.node.config.auto_compaction() {
             runtime.spawn(leader::auto_compact(self.node.clone(), mode));

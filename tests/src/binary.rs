@@ -57,7 +57,7 @@ pub fn ours() -> Binary {
 pub fn peer(line: &str) -> Option<Binary> {
     let found = find("etcd").into_iter().filter_map(Binary::at).find(|b| b.version.starts_with(line));
     if found.is_none() {
-        missing(&format!("no stock etcd {line}x (set ETCD_PEER_DIR)"));
+        missing(&format!("no stock etcd {line}x (`tools/setup --peers` installs one, or set ETCD_PEER_DIR)"));
     }
     found
 }
@@ -66,7 +66,7 @@ pub fn peer(line: &str) -> Option<Binary> {
 pub fn etcdctls() -> Vec<PathBuf> {
     let found = find("etcdctl");
     if found.is_empty() {
-        missing("no stock etcdctl (set ETCD_PEER_DIR)");
+        missing("no stock etcdctl (`tools/setup --peers` installs one, or set ETCD_PEER_DIR)");
     }
     found
 }

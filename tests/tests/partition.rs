@@ -15,7 +15,7 @@ fn an_isolated_leader_is_replaced_and_refuses() {
     let network = match Network::new(3) {
         Ok(network) => network,
         Err(reason) => {
-            println!("skipped: {reason}");
+            binary::missing(&format!("{reason} (run as root, with `ip` of the package iproute2)"));
             return;
         }
     };

@@ -38,7 +38,10 @@ fn files() -> Vec<File> {
                 if !skipped && (!hidden || name == ".ci") {
                     walk(&path, root, files);
                 }
-            } else if let Ok(text) = std::fs::read_to_string(&path) {
+            } else if name != ".git"
+                && let Ok(text) = std::fs::read_to_string(&path)
+            {
+                // In a linked worktree `.git` is a file, which names the main one.
                 files.push(File { path: name, text });
             }
         }
@@ -111,6 +114,15 @@ fn only_one_file_names_rocksdb() {
     let mut files = sources();
     files.retain(|file| file.path.starts_with("store/") && file.path != "store/src/backend/rocks.rs");
     report("RocksDB stays behind backend/rocks.rs", &lines_with(&files, &["rocksdb::".to_string()]));
+}
+
+#[test]
+fn judges_do_not_know_the_judged() {
+    let mut files = sources();
+    let judges = ["history", "model", "check"].map(|module| format!("jepsen/src/{module}"));
+    files.retain(|file| judges.iter().any(|judge| file.path.starts_with(judge)));
+    assert!(files.len() > 10, "the judges are not where they were");
+    report("the judges share nothing with the server", &lines_with(&files, &["store::".to_string()]));
 }
 
 #[test]

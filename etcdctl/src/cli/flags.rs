@@ -1,7 +1,7 @@
 //! Flags: their declarations and pflag's parser, with pflag's error texts. A word is bytes, since keys and values
 //! need not be UTF-8; flag values are text.
 
-use crate::go::{duration, duration::GoDuration, number, quote::quote};
+use crate::go::{csv, duration, duration::GoDuration, number, quote::quote};
 
 pub type Word = Vec<u8>;
 
@@ -67,11 +67,7 @@ impl Flag {
             Kind::Int64 => Value::Int64(number::parse_int(text, 0)?),
             Kind::Text => Value::Text(text.into()),
             Kind::Duration => Value::Duration(duration::parse(text)?),
-            Kind::List => Value::List(if text.is_empty() {
-                Vec::new()
-            } else {
-                text.split(',').map(Into::into).collect()
-            }),
+            Kind::List => Value::List(csv::parse(text)?),
         })
     }
 }
@@ -85,6 +81,8 @@ pub struct Flags {
 #[derive(Debug)]
 struct Entry {
     flag: &'static Flag,
+    /// From a command above.
+    inherited: bool,
     value: Value,
     changed: bool,
 }
@@ -98,12 +96,23 @@ pub struct Positional {
 }
 
 impl Flags {
-    pub fn new(declared: impl IntoIterator<Item = &'static Flag>) -> Self {
-        let entry = |flag: &'static Flag| {
-            let value = flag.value(flag.default).expect("the declared default parses");
-            Entry { flag, value, changed: false }
+    pub fn new(
+        own: impl IntoIterator<Item = &'static Flag>,
+        inherited: impl IntoIterator<Item = &'static Flag>,
+    ) -> Self {
+        let entry = |inherited: bool| {
+            move |flag: &'static Flag| {
+                let value = flag.value(flag.default).expect("the declared default parses");
+                Entry { flag, inherited, value, changed: false }
+            }
         };
-        Self { entries: declared.into_iter().map(entry).collect() }
+        Self {
+            entries: own
+                .into_iter()
+                .map(entry(false))
+                .chain(inherited.into_iter().map(entry(true)))
+                .collect(),
+        }
     }
 
     pub fn parse(&mut self, words: &[Word]) -> Result<Positional, String> {
@@ -187,10 +196,14 @@ impl Flags {
         Ok(())
     }
 
-    /// Sets a flag by name from elsewhere than the command line; a value that does not parse is ignored.
+    /// Sets a flag by name from elsewhere than the command line. A value that does not parse makes a boolean false,
+    /// as it does in pflag, and else is ignored.
     pub fn set_if_valid(&mut self, name: &str, text: &str) {
-        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.flag.name == name) {
-            let _ = entry.set(text);
+        if let Some(entry) = self.entries.iter_mut().find(|entry| entry.flag.name == name)
+            && entry.set(text).is_err()
+            && entry.flag.kind == Kind::Bool
+        {
+            entry.set("false").expect("a boolean can be false");
         }
     }
 
@@ -198,10 +211,10 @@ impl Flags {
         self.entries.iter().any(|entry| entry.flag.name == name && entry.changed)
     }
 
-    /// Every flag with its value as text, by name.
-    pub fn sorted(&self) -> Vec<(&'static str, String)> {
-        let mut all: Vec<_> =
-            self.entries.iter().map(|entry| (entry.flag.name, entry.value.to_string())).collect();
+    /// The flags of the commands above, each with its value as text, by name.
+    pub fn inherited(&self) -> Vec<(&'static str, String)> {
+        let inherited = self.entries.iter().filter(|entry| entry.inherited);
+        let mut all: Vec<_> = inherited.map(|entry| (entry.flag.name, entry.value.to_string())).collect();
         all.sort();
         all
     }
@@ -286,7 +299,7 @@ mod tests {
 
     fn parse(line: &str) -> Result<(Flags, Positional), String> {
         let words: Vec<Word> = line.split_whitespace().map(|word| word.as_bytes().to_vec()).collect();
-        let mut flags = Flags::new(&DECLARED);
+        let mut flags = Flags::new(&DECLARED, []);
         let positional = flags.parse(&words)?;
         Ok((flags, positional))
     }

@@ -6,13 +6,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::flags::{Flag, Flags, Kind};
 use crate::client::{Client, Options};
-use crate::exit::{BAD_CONNECTION, BAD_FEATURE, ERROR, Exit};
+use crate::exit::{BAD_CONNECTION, BAD_FEATURE, ERROR, Exit, Outcome};
 use crate::printers::{self, Printer};
 
-pub static FLAGS: [Flag; 12] = [
+pub static FLAGS: [Flag; 14] = [
     Flag::duration("command-timeout", "5s", "timeout for short running command (excluding dial timeout)"),
     Flag::bool("debug", "enable client-side debug logging"),
     Flag::duration("dial-timeout", "2s", "dial timeout for client connections"),
+    Flag::text("discovery-srv", "", "domain name to query for SRV records (not supported)").short('d'),
+    Flag::text("discovery-srv-name", "", "service name to query when using DNS discovery (not supported)"),
     Flag {
         name: "endpoints",
         short: None,
@@ -26,7 +28,7 @@ pub static FLAGS: [Flag; 12] = [
         short: None,
         kind: Kind::Bool,
         default: "true",
-        usage: "accept insecure SRV records describing cluster endpoints",
+        usage: "accept insecure SRV records describing cluster endpoints (not supported)",
     },
     Flag {
         name: "insecure-transport",
@@ -43,6 +45,10 @@ pub static FLAGS: [Flag; 12] = [
         .short('w'),
 ];
 
+/// Declared only to be refused by name: ignored in the environment they would lead to the endpoints of another
+/// cluster.
+const DISCOVERY: [&str; 3] = ["discovery-srv", "discovery-srv-name", "insecure-discovery"];
+
 pub struct Session {
     pub client: Client,
     pub printer: Box<dyn Printer>,
@@ -51,10 +57,12 @@ pub struct Session {
 }
 
 impl Session {
-    /// Reads the environment, then the flags. Fails on an unknown output format, and when a variable and its flag
-    /// are both set.
+    /// Reads the environment, then the flags. Fails on an unknown output format, when a variable and its flag are
+    /// both set, and on what this client cannot do.
     pub fn new(flags: &mut Flags) -> Result<Self, Exit> {
-        Self::without_client(flags)?.connect(flags.bool("insecure-transport"))
+        let mut session = Self::without_client(flags)?;
+        session.client = session.client_of(&session.endpoints)?;
+        Ok(session)
     }
 
     /// For commands that make a client per endpoint, whose list may be empty.
@@ -67,6 +75,15 @@ impl Session {
         let Some(printer) = printers::by_name(format, flags.bool("hex")) else {
             return Err(Exit::new(BAD_FEATURE, "unsupported output format"));
         };
+        if let Some(name) = DISCOVERY.into_iter().find(|name| flags.is_changed(name)) {
+            let message =
+                format!("--{name}: this client has no DNS discovery, name the endpoints with --endpoints");
+            return Err(Exit::new(BAD_FEATURE, message));
+        }
+        if !flags.bool("insecure-transport") {
+            let message = "this client has no TLS: --insecure-transport must be true";
+            return Err(Exit::new(BAD_CONNECTION, message));
+        }
         let limit = |name: &str, default: usize| match usize::try_from(flags.int64(name)) {
             Ok(0) | Err(_) => default,
             Ok(bytes) => bytes,
@@ -83,35 +100,33 @@ impl Session {
         Ok(Self { client: Client::disconnected(options.clone()), printer, options, endpoints })
     }
 
-    fn connect(mut self, insecure: bool) -> Result<Self, Exit> {
-        let no_tls = "this client has no TLS: --insecure-transport must be true";
-        if !insecure {
-            return Err(Exit::new(BAD_CONNECTION, no_tls));
-        }
-        self.client = self.client_of(&self.endpoints)?;
-        Ok(self)
-    }
-
     pub fn client_of(&self, endpoints: &[String]) -> Result<Client, Exit> {
         Client::new(endpoints, self.options.clone())
             .map_err(|error| Exit::new(BAD_CONNECTION, error.to_string()))
     }
 }
 
+/// `ETCDCTL_API` chooses between the clients of the v2 and the v3 API; this is one of v3.
+pub fn refuse_other_apis() -> Outcome {
+    let version = std::env::var_os("ETCDCTL_API").unwrap_or_default();
+    if version.is_empty() || version == "3" {
+        return Ok(());
+    }
+    writeln!(std::io::stderr(), "unsupported API version: {}", version.to_string_lossy())?;
+    Err(Exit::silent(ERROR))
+}
+
 /// Each variable `ETCDCTL_<FLAG>` sets its inherited flag, unless the flag was given as well.
 fn read_environment(flags: &mut Flags) -> Result<(), Exit> {
     const KNOWN_ELSEWHERE: [&str; 3] = ["ETCDCTL_API", "ETCDCTL_WATCH_KEY", "ETCDCTL_WATCH_RANGE_END"];
-    let inherited = FLAGS.iter().map(|flag| flag.name).chain(["cluster"]);
-    let inherited: Vec<(String, &str)> = inherited.map(|name| (variable(name), name)).collect();
-    let is_declared =
-        |name: &str, flags: &Flags| flags.sorted().iter().any(|(declared, _)| *declared == name);
+    let inherited = flags.inherited().into_iter();
+    let inherited: Vec<(String, &str)> = inherited.map(|(name, _)| (variable(name), name)).collect();
     for (key, value) in std::env::vars_os() {
         let (key, value) = (key.to_string_lossy(), value.to_string_lossy());
         if !key.starts_with("ETCDCTL_") || KNOWN_ELSEWHERE.contains(&key.as_ref()) {
             continue;
         }
-        let flag = inherited.iter().find(|(variable, name)| *variable == key && is_declared(name, flags));
-        match flag {
+        match inherited.iter().find(|(variable, _)| *variable == key) {
             Some((_, name)) if flags.is_changed(name) => {
                 let message = "conflicting environment variable is shadowed by corresponding command-line flag \
                                (either unset environment variable or disable flag))";
@@ -144,8 +159,7 @@ fn log(level: &str, message: &str, variable: &str) -> std::io::Result<()> {
 
 fn show_settings(flags: &Flags) -> std::io::Result<()> {
     let mut err = std::io::stderr();
-    let inherited = |name: &str| FLAGS.iter().any(|flag| flag.name == name) || name == "cluster";
-    for (name, value) in flags.sorted().into_iter().filter(|(name, _)| inherited(name)) {
+    for (name, value) in flags.inherited() {
         writeln!(err, "{}={value}", variable(name))?;
     }
     Ok(())

@@ -39,7 +39,9 @@ pub fn usage(path: &[&'static Command]) -> String {
 
 /// One line per command that runs, those below a group under its name.
 fn list_children(page: &mut String, command: &Command, prefix: &str) {
-    for child in command.children {
+    let mut children = command.children.to_vec();
+    children.sort_by_key(|child| child.name());
+    for child in children {
         let name = format!("{prefix}{}", child.name());
         if child.run.is_some() {
             page.push_str(&format!("\t{name}\t{}\n", child.short));

@@ -1,6 +1,8 @@
-//! `del`: removes one key or a range.
+//! `del`: removes one key or a range. As in etcd 3.6 and unlike 3.5, a range given by its end without `--range` is
+//! removed after a warning and a pause in which to interrupt; not so in `txn`, whose lines nobody can take back.
 
-use std::io;
+use std::io::{self, Write};
+use std::time::Duration;
 
 use proto::etcdserverpb::DeleteRangeRequest;
 
@@ -9,6 +11,7 @@ use crate::cli::flags::Word;
 use crate::cli::globals::Session;
 use crate::cli::{Command, Flag, Flags, Invocation};
 use crate::exit::{Exit, Outcome};
+use crate::go::quote::quote;
 
 pub static COMMAND: Command = Command {
     usage: "del [options] <key> [range_end]",
@@ -20,16 +23,28 @@ pub static COMMAND: Command = Command {
             "from-key",
             "delete keys that are greater than or equal to the given key using byte compare",
         ),
-        // Newer servers' client waits two seconds before a range is deleted without it; this one never waits.
         Flag::bool("range", "delete range of keys"),
     ],
     run: Some(|invocation| Box::pin(run(invocation))),
     ..Command::EMPTY
 };
 
+const SECOND_THOUGHTS: Duration = Duration::from_secs(2);
+
 async fn run(mut invocation: Invocation) -> Outcome {
     let request = request(&invocation.args.words, &invocation.flags)?;
     let session = Session::new(&mut invocation.flags)?;
+    if let [key, range_end] = invocation.args.words.as_slice()
+        && !invocation.flags.bool("range")
+    {
+        let (key, range_end) = (quote(key), quote(range_end));
+        writeln!(
+            io::stderr(),
+            "Warning: Keys between {key} and {range_end} will be deleted. Please interrupt the command within next \
+             2 seconds to cancel. You can provide `--range` flag to avoid the delay."
+        )?;
+        tokio::time::sleep(SECOND_THOUGHTS).await;
+    }
     let response = session.client.delete_range(request).await.map_err(Exit::failed)?;
     session.printer.del(&mut io::stdout().lock(), &response)
 }

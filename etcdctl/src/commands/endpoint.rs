@@ -51,7 +51,7 @@ pub async fn endpoints(session: &Session, invocation: &Invocation) -> Result<Vec
     if !invocation.flags.bool("cluster") {
         return Ok(session.endpoints.clone());
     }
-    let client = session.client_of(&session.endpoints)?;
+    let client = Client::new(&session.endpoints, session.options.clone()).map_err(Exit::failed)?;
     let members = client.member_list(MemberListRequest { linearizable: true }).await.map_err(|error| {
         Exit::failed(format_args!("failed to fetch endpoints from etcd cluster member list: {error}"))
     })?;

@@ -55,8 +55,8 @@ async fn run(mut invocation: Invocation) -> Outcome {
     if invocation.flags.bool("interactive") {
         return interact(&mut invocation.flags, &keys).await;
     }
-    let plan = Plan::new(&invocation.args, &invocation.flags, &keys).map_err(Exit::bad_args)?;
     let session = Session::new(&mut invocation.flags)?;
+    let plan = Plan::new(&invocation.args, &invocation.flags, &keys).map_err(Exit::bad_args)?;
     let printer = session.printer;
     let client = Rc::new(session.client);
     LocalSet::new()
@@ -142,7 +142,7 @@ fn parse_line(line: &[u8], environment: &EnvironmentKeys) -> Result<Line, Exit> 
             Ok(Line::Rejected(format!("Invalid command {shown} (command type or key is not provided)")))
         }
         b"watch" => {
-            let mut flags = Flags::new(&FLAGS);
+            let mut flags = Flags::new(&FLAGS, []);
             let args = flags.parse(rest).map_err(Exit::bad_args)?;
             match Plan::new(&args, &flags, environment) {
                 Ok(plan) => Ok(Line::Watch(plan)),
@@ -254,7 +254,12 @@ async fn run_for_events(response: &WatchResponse, exec: &[Word]) -> Outcome {
             Err(error) if error.kind() == io::ErrorKind::NotFound && !exec[0].contains(&b'/') => {
                 format!("exec: {}: executable file not found in $PATH", quote(&exec[0]))
             }
-            Err(error) => error.to_string(),
+            Err(error) => {
+                // Go has the system's words in lower case and without their number.
+                let reason = error.to_string().to_lowercase();
+                let reason = reason.split(" (os error").next().unwrap_or_default();
+                format!("fork/exec {}: {reason}", String::from_utf8_lossy(&exec[0]))
+            }
         };
         let words: Vec<_> = exec.iter().map(|word| quote(word)).collect();
         writeln!(io::stderr(), "command [{}] error ({failure})", words.join(" "))?;

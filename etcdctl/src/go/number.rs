@@ -29,6 +29,15 @@ pub fn parse_int(text: &str, base: u32) -> Result<i64, String> {
     value.map_or_else(|| fail("value out of range"), Ok)
 }
 
+/// Reads an unsigned 64-bit id in hexadecimal, which has no sign.
+pub fn parse_hex_id(text: &str) -> Result<u64, String> {
+    let fail = |what: &str| format!("strconv.ParseUint: parsing {}: {what}", quote(text.as_bytes()));
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(fail("invalid syntax"));
+    }
+    u64::from_str_radix(text, 16).map_err(|_| fail("value out of range"))
+}
+
 fn split_prefix(text: &str) -> (u32, &str, bool) {
     let bytes = text.as_bytes();
     if bytes.first() != Some(&b'0') || bytes.len() == 1 {
@@ -100,6 +109,15 @@ mod tests {
         for big in ["10000000000000000", "8000000000000000", long.as_str()] {
             assert!(parse_int(big, 16).unwrap_err().ends_with("value out of range"), "{big}");
         }
+    }
+
+    #[test]
+    fn hexadecimal_ids() {
+        assert_eq!(parse_hex_id("FFffffffffffffff"), Ok(u64::MAX));
+        for bad in ["", "+1", "-1", "0x1", "1_0"] {
+            assert!(parse_hex_id(bad).unwrap_err().ends_with("invalid syntax"), "{bad}");
+        }
+        assert!(parse_hex_id("10000000000000000").unwrap_err().ends_with("value out of range"));
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::io;
 
-use proto::etcdserverpb::response_op::Response;
 use proto::etcdserverpb::*;
 use proto::mvccpb::KeyValue;
 
@@ -73,13 +72,7 @@ impl Printer for Fields {
         header(out, &response.header)?;
         field(out, "Succeeded", response.succeeded)?;
         for op in &response.responses {
-            match &op.response {
-                Some(Response::ResponseRange(range)) => self.get(out, range)?,
-                Some(Response::ResponsePut(put)) => self.put(out, put)?,
-                Some(Response::ResponseDeleteRange(delete)) => self.del(out, delete)?,
-                Some(Response::ResponseTxn(txn)) => self.txn(out, txn)?,
-                None => {}
-            }
+            self.txn_part(out, op)?;
         }
         Ok(())
     }

@@ -244,6 +244,10 @@ impl Printer for Json {
         })
     }
 
+    fn move_leader(&self, out: Out, _: u64, _: u64, response: &MoveLeaderResponse) -> Outcome {
+        line(out, |o| header(o, &response.header))
+    }
+
     fn alarms(&self, out: Out, response: &AlarmResponse) -> Outcome {
         line(out, |o| {
             header(o, &response.header);

@@ -84,6 +84,10 @@ impl Printer for Protobuf {
         encode(out, response)
     }
 
+    fn move_leader(&self, out: Out, _: u64, _: u64, response: &MoveLeaderResponse) -> Outcome {
+        encode(out, response)
+    }
+
     fn alarms(&self, out: Out, response: &AlarmResponse) -> Outcome {
         encode(out, response)
     }

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 
-use proto::etcdserverpb::response_op::Response;
 use proto::etcdserverpb::*;
 use proto::mvccpb::KeyValue;
 
@@ -75,13 +74,7 @@ impl Printer for Simple {
         writeln!(out, "{}", if response.succeeded { "SUCCESS" } else { "FAILURE" })?;
         for op in &response.responses {
             writeln!(out)?;
-            match &op.response {
-                Some(Response::ResponseRange(range)) => self.get(out, range)?,
-                Some(Response::ResponsePut(put)) => self.put(out, put)?,
-                Some(Response::ResponseDeleteRange(delete)) => self.del(out, delete)?,
-                Some(Response::ResponseTxn(txn)) => self.txn(out, txn)?,
-                None => {}
-            }
+            self.txn_part(out, op)?;
         }
         Ok(())
     }
@@ -130,6 +123,10 @@ impl Printer for Simple {
 
     fn member_list(&self, out: Out, response: &MemberListResponse) -> Outcome {
         write_rows(out, rows::members(response))
+    }
+
+    fn move_leader(&self, out: Out, from: u64, to: u64, _: &MoveLeaderResponse) -> Outcome {
+        Ok(writeln!(out, "Leadership transferred from {from:x} to {to:x}")?)
     }
 
     fn alarms(&self, out: Out, response: &AlarmResponse) -> Outcome {

@@ -6,6 +6,7 @@
 use std::{
     convert::Infallible,
     net::SocketAddr,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -13,9 +14,11 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::Either;
+use h2::RecvStream;
 use http::{Request, Response, header::CONTENT_TYPE};
 use hyper::{body::Incoming, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -24,7 +27,7 @@ use tokio::{
 
 use super::{
     grpc::Body,
-    http as plain,
+    http as plain, http2,
     io::Coalesced,
     router::{self, Context, Counters},
     watch::{Shard, Shards},
@@ -232,59 +235,42 @@ async fn connection_task(
     serves: Serves,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let config = context.node.config.clone();
-    let service = service_fn(move |request: Request<Incoming>| {
-        let (context, shards) = (context.clone(), shards.clone());
-        async move { Ok::<_, Infallible>(answer(context, &shards, request, serves).await) }
-    });
-    let io = TokioIo::new(Coalesced::new(stream));
-    macro_rules! drive {
-        ($connection:expr) => {{
-            let mut connection = std::pin::pin!($connection);
-            let stop = async { drop(stopping.wait_for(|stop| *stop).await) };
-            tokio::select! {
-                _ = connection.as_mut() => {}
-                () = stop => {
-                    connection.as_mut().graceful_shutdown();
-                    let _ = connection.await;
-                }
-            }
-        }};
-    }
+    let stop = async { drop(stopping.wait_for(|stop| *stop).await) };
+    let stream = Coalesced::new(stream);
     if http2 {
-        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(4 << 20)
-            .max_send_buf_size(1 << 20)
-            .max_header_list_size(64 << 10)
-            .max_concurrent_streams(config.max_concurrent_streams);
-        if !config.grpc_keepalive_interval.is_zero() {
-            builder
-                .keep_alive_interval(config.grpc_keepalive_interval)
-                .keep_alive_timeout(config.grpc_keepalive_timeout);
+        let config = context.node.config.clone();
+        http2::serve(stream, &config, |request| answer(&context, &shards, request, serves), stop).await;
+        return;
+    }
+    let service = service_fn(|request: Request<Incoming>| {
+        let (context, shards) = (&context, &shards);
+        async move { Ok::<_, Infallible>(plain::answer(context, shards, &request, serves).await) }
+    });
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(PREFACE_TIMEOUT);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = stop => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
         }
-        drive!(builder.serve_connection(io, service));
-    } else {
-        let mut builder = hyper::server::conn::http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(PREFACE_TIMEOUT);
-        drive!(builder.serve_connection(io, service));
     }
 }
 
-async fn answer(
-    context: Context,
-    shards: &[Arc<Shard>],
-    request: Request<Incoming>,
+fn answer<'a>(
+    context: &'a Context,
+    shards: &'a [Arc<Shard>],
+    request: Request<RecvStream>,
     serves: Serves,
-) -> Response<Body> {
+) -> impl Future<Output = Response<Body>> + Send + 'a {
     let is_grpc = request
         .headers()
         .get(CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
     if is_grpc && serves == Serves::Everything {
-        return router::grpc(context, request).await;
+        Either::Left(router::grpc(context, request))
+    } else {
+        Either::Right(Box::pin(async move { plain::answer(context, shards, &request, serves).await }))
     }
-    plain::answer(&context, shards, &request, serves).await
 }

@@ -11,10 +11,9 @@ use std::{
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use h2::RecvStream;
 use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
 use http_body::{Frame, SizeHint};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use prost::Message;
 use tokio::sync::mpsc;
 use tonic::{Code, Status};
@@ -39,14 +38,14 @@ pub fn frame_with(len: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
 
 /// Reads the messages of a request.
 pub struct Requests {
-    body: Incoming,
+    body: RecvStream,
     buffer: BytesMut,
     limit: usize,
 }
 
 impl Requests {
     /// Messages above `limit` bytes are refused.
-    pub fn new(body: Incoming, limit: usize) -> Requests {
+    pub fn new(body: RecvStream, limit: usize) -> Requests {
         Requests { body, buffer: BytesMut::new(), limit }
     }
 
@@ -61,15 +60,15 @@ impl Requests {
     /// The next message; `None` once the client has sent its last.
     pub async fn next<M: Message + Default>(&mut self) -> Result<Option<M>, Status> {
         loop {
-            let Some(chunk) = self.body.frame().await else {
+            let Some(data) = self.body.data().await else {
                 return if self.buffer.is_empty() {
                     Ok(None)
                 } else {
                     Err(Status::internal("unexpected EOF"))
                 };
             };
-            let chunk = chunk.map_err(|_| Status::new(Code::Cancelled, "context canceled"))?;
-            let Ok(data) = chunk.into_data() else { continue };
+            let data = data.map_err(|_| Status::new(Code::Cancelled, "context canceled"))?;
+            let _ = self.body.flow_control().release_capacity(data.len());
             if self.buffer.is_empty() {
                 // Most messages arrive whole: decode from the connection's own buffer.
                 if let Some(len) = self.message_len(&data)?
@@ -138,10 +137,9 @@ pub trait Source: Send {
     fn poll_frames(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Status>>>;
 }
 
-static OK_TRAILERS: LazyLock<HeaderMap> = LazyLock::new(|| {
-    let mut trailers = HeaderMap::with_capacity(2);
+pub static OK_TRAILERS: LazyLock<HeaderMap> = LazyLock::new(|| {
+    let mut trailers = HeaderMap::with_capacity(1);
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    trailers.insert("grpc-message", HeaderValue::from_static(""));
     trailers
 });
 

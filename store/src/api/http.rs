@@ -2,11 +2,10 @@
 //!
 //! Source: etcd `server/etcdserver/api/etcdhttp`.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use proto::etcdserverpb::{AlarmType, RangeRequest};
 
 use super::{edge::Serves, grpc::Body, metrics, router::Context, watch::Shard};
@@ -15,10 +14,13 @@ use crate::{
     node::{Node, RequestError, handler},
 };
 
-pub async fn answer(
+/// How long figures wait for the newest state.
+const METRICS_PATIENCE: Duration = Duration::from_millis(100);
+
+pub async fn answer<B>(
     context: &Context,
     shards: &[Arc<Shard>],
-    request: &Request<Incoming>,
+    request: &Request<B>,
     serves: Serves,
 ) -> Response<Body> {
     let node = &context.node;
@@ -48,10 +50,10 @@ pub async fn answer(
     response
 }
 
-async fn route(
+async fn route<B>(
     context: &Context,
     shards: &[Arc<Shard>],
-    request: &Request<Incoming>,
+    request: &Request<B>,
     serves: Serves,
 ) -> Response<Body> {
     let node = &context.node;
@@ -84,7 +86,10 @@ async fn route(
         }
         "/version" => typed(StatusCode::OK, "application/json", handler::version_json(node)),
         _ => {
-            let page = metrics::page(context, shards);
+            // A member that is stuck or stops tells what it last knew.
+            let view = node.runtime.within(METRICS_PATIENCE, node.view()).await;
+            let view = view.and_then(Result::ok).unwrap_or_else(|| node.reader.view());
+            let page = metrics::page(context, shards, &view);
             typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page)
         }
     }
@@ -111,7 +116,7 @@ async fn read(node: &Arc<Node>, linearizable: bool) -> Result<(), String> {
         return Err(text(RequestError::Stopped));
     }
     let request = RangeRequest { key: Bytes::from_static(b"\0"), limit: 1, ..Default::default() };
-    match node.reader.range(&request, &node.reader.view()) {
+    match node.reader.range(&request, &*node.view().await.map_err(text)?) {
         Ok(_) => Ok(()),
         Err(MvccError::Backend(error)) => Err(error.to_string()),
         Err(error) => Err(error.to_string()),

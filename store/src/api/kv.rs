@@ -6,7 +6,7 @@ use bytes::{BufMut, Bytes};
 use http::Response;
 use prost::Message;
 use proto::etcdserverpb::{
-    self as pb, AlarmType, InternalRaftRequest,
+    self as pb, AlarmType,
     alarm_request::AlarmAction,
     range_request::{SortOrder, SortTarget},
     request_op::Request,
@@ -33,7 +33,7 @@ async fn view(node: &Node, serializable: bool) -> Result<Arc<View>, Status> {
     if node.fatal.is_set() {
         return Err(error::stopped());
     }
-    Ok(node.reader.view())
+    Ok(node.view().await?)
 }
 
 pub async fn range(node: &Arc<Node>, request: pb::RangeRequest) -> Result<Bytes, Status> {
@@ -55,10 +55,15 @@ async fn read(node: &Arc<Node>, request: pb::RangeRequest, view: &Arc<View>) -> 
     if request.revision < view.compact_revision {
         return Err(error::compacted());
     }
+    // Boxed, as few reads come this way.
+    Box::pin(read_history(node, request, view.clone())).await
+}
+
+async fn read_history(node: &Node, request: pb::RangeRequest, view: Arc<View>) -> Result<Range, Status> {
     node.history(request.revision).await?;
-    let (reader, view) = (node.reader.clone(), view.clone());
-    let done = node.runtime.spawn_blocking(move || reader.range(&request, &view)).await;
-    Ok(done.map_err(|_| error::stopped())??)
+    let reader = node.reader.clone();
+    let done = node.runtime.work(move || reader.range(&request, &view)).await;
+    Ok(done.ok_or_else(error::stopped)??)
 }
 
 /// Encodes a RangeResponse around key-values that are encoded already.
@@ -91,7 +96,6 @@ pub async fn put(node: &Arc<Node>, request: pb::PutRequest) -> Result<Bytes, Sta
     check::put(&request)?;
     within_quota(node, put_cost(&request)).await?;
     node.metrics.puts.fetch_add(1, Ordering::Relaxed);
-    let request = InternalRaftRequest { put: Some(request), ..Default::default() };
     match node.propose(request).await? {
         apply::Response::Put(mut response) => {
             complete(node, &mut response.header);
@@ -104,7 +108,6 @@ pub async fn put(node: &Arc<Node>, request: pb::PutRequest) -> Result<Bytes, Sta
 pub async fn delete_range(node: &Arc<Node>, request: pb::DeleteRangeRequest) -> Result<Bytes, Status> {
     check::delete_range(&request)?;
     node.metrics.deletes.fetch_add(1, Ordering::Relaxed);
-    let request = InternalRaftRequest { delete_range: Some(request), ..Default::default() };
     match node.propose(request).await? {
         apply::Response::DeleteRange(mut response) => {
             complete(node, &mut response.header);
@@ -121,7 +124,6 @@ pub async fn txn(node: &Arc<Node>, request: pb::TxnRequest) -> Result<Bytes, Sta
         return read_txn(node, request).await;
     }
     within_quota(node, txn_cost(&request)).await?;
-    let request = InternalRaftRequest { txn: Some(request), ..Default::default() };
     match node.propose(request).await? {
         apply::Response::Txn(mut response) => {
             complete(node, &mut response.header);
@@ -146,15 +148,13 @@ async fn read_txn(node: &Arc<Node>, request: pb::TxnRequest) -> Result<Bytes, St
     }
     let (reader, at) = (node.reader.clone(), view.clone());
     let execute = move || txn::read_only(&mut ReadTxn { reader: &reader, view: &at }, request);
-    let mut response =
-        node.runtime.spawn_blocking(execute).await.map_err(|_| error::stopped())?.map_err(Status::from)?;
+    let mut response = node.runtime.work(execute).await.ok_or_else(error::stopped)?.map_err(Status::from)?;
     complete(node, &mut response.header);
     Ok(grpc::frame(&response))
 }
 
 pub async fn compact(node: &Arc<Node>, request: pb::CompactionRequest) -> Result<Bytes, Status> {
     let pb::CompactionRequest { revision, physical } = request;
-    let request = InternalRaftRequest { compaction: Some(request), ..Default::default() };
     match node.propose(request).await? {
         apply::Response::Compaction(mut response) => {
             if physical {
@@ -210,7 +210,7 @@ pub async fn within_quota(node: &Arc<Node>, cost: u64) -> Result<(), Status> {
     };
     if !node.published.alarms.load().is_raised(AlarmType::Nospace) {
         tracing::warn!(quota_bytes = quota, "the backend has reached its quota; raising NOSPACE");
-        node.propose(InternalRaftRequest { alarm: Some(alarm), ..Default::default() }).await?;
+        node.propose(alarm).await?;
     }
     Err(error::no_space())
 }

@@ -3,8 +3,8 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
-use http::{HeaderMap, Response};
-use proto::etcdserverpb::{self as pb, InternalRaftRequest};
+use http::Response;
+use proto::etcdserverpb as pb;
 use tokio::sync::mpsc;
 use tonic::{Code, Status};
 
@@ -29,7 +29,6 @@ pub async fn grant(node: &Arc<Node>, mut request: pb::LeaseGrantRequest) -> Resu
     while request.id == 0 {
         request.id = node.new_lease_id();
     }
-    let request = InternalRaftRequest { lease_grant: Some(request), ..Default::default() };
     match node.propose(request).await? {
         apply::Response::LeaseGrant(mut response) => {
             kv::complete(node, &mut response.header);
@@ -40,7 +39,6 @@ pub async fn grant(node: &Arc<Node>, mut request: pb::LeaseGrantRequest) -> Resu
 }
 
 pub async fn revoke(node: &Arc<Node>, request: pb::LeaseRevokeRequest) -> Result<Bytes, Status> {
-    let request = InternalRaftRequest { lease_revoke: Some(request), ..Default::default() };
     match node.propose(request).await? {
         apply::Response::LeaseRevoke(mut response) => {
             kv::complete(node, &mut response.header);
@@ -53,18 +51,18 @@ pub async fn revoke(node: &Arc<Node>, request: pb::LeaseRevokeRequest) -> Result
 pub async fn time_to_live(node: &Arc<Node>, request: pb::LeaseTimeToLiveRequest) -> Result<Bytes, Status> {
     node.read_index().await?;
     let mut response = node.lease_time_to_live(request.id, request.keys).await?;
-    response.header = Some(node.header(node.reader.view().revision));
+    response.header = Some(node.header(node.reader.revision()));
     Ok(grpc::frame(&response))
 }
 
 pub async fn leases(node: &Arc<Node>, _: pb::LeaseLeasesRequest) -> Result<Bytes, Status> {
     let leases = node.leases().await?.into_iter().map(|id| pb::LeaseStatus { id }).collect();
-    let header = Some(node.header(node.reader.view().revision));
+    let header = Some(node.header(node.reader.revision()));
     Ok(grpc::frame(&pb::LeaseLeasesResponse { header, leases }))
 }
 
 /// Renews lease after lease as the client asks. One that is gone is answered with TTL 0; the stream goes on.
-pub fn keep_alive(context: Context, (_, mut requests): (HeaderMap, Requests)) -> Response<Body> {
+pub fn keep_alive(context: Context, mut requests: Requests) -> Response<Body> {
     let (sender, frames) = mpsc::channel(16);
     tokio::spawn(async move {
         let node = &context.node;
@@ -81,7 +79,7 @@ pub fn keep_alive(context: Context, (_, mut requests): (HeaderMap, Requests)) ->
             };
             counters.received[Method::LeaseKeepAlive as usize].fetch_add(1, Ordering::Relaxed);
             // Of before the renewal, so that the client never learns a revision that it cannot have seen.
-            let header = Some(node.header(node.reader.view().revision));
+            let header = Some(node.header(node.reader.revision()));
             match node.lease_renew(id).await {
                 Ok(ttl) => {
                     counters.sent[Method::LeaseKeepAlive as usize].fetch_add(1, Ordering::Relaxed);

@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
-use proto::etcdserverpb::{self as pb, AlarmType, InternalRaftRequest, alarm_request::AlarmAction};
+use proto::etcdserverpb::{self as pb, AlarmType, alarm_request::AlarmAction};
 use tonic::Status;
 
 use super::{error, grpc, kv};
@@ -25,7 +25,7 @@ pub async fn status(node: &Arc<Node>, _: pb::StatusRequest) -> Result<Bytes, Sta
         errors.push(format!("memberID:{} alarm:{name} ", alarm.member_id));
     }
     Ok(grpc::frame(&pb::StatusResponse {
-        header: Some(node.header(node.reader.view().revision)),
+        header: Some(node.header(node.reader.revision())),
         version: config::VERSION.into(),
         db_size: db_size as i64,
         db_size_in_use: db_size_in_use as i64,
@@ -45,10 +45,9 @@ pub async fn alarm(node: &Arc<Node>, request: pb::AlarmRequest) -> Result<Bytes,
     if request.action == AlarmAction::Get as i32 {
         let kind = AlarmType::try_from(request.alarm).unwrap_or(AlarmType::None);
         let alarms = node.published.alarms.load().list(kind);
-        let header = Some(node.header(node.reader.view().revision));
+        let header = Some(node.header(node.reader.revision()));
         return Ok(grpc::frame(&pb::AlarmResponse { header, alarms }));
     }
-    let request = InternalRaftRequest { alarm: Some(request), ..Default::default() };
     match node.propose(request).await? {
         apply::Response::Alarm(mut response) => {
             kv::complete(node, &mut response.header);

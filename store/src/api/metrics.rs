@@ -15,7 +15,7 @@ use super::{
     router::{Context, Method},
     watch::Shard,
 };
-use crate::{config, node::Node, peer::stats::Histogram, raft::Role};
+use crate::{config, mvcc::View, node::Node, peer::stats::Histogram, raft::Role};
 
 struct Page(String);
 
@@ -55,11 +55,11 @@ impl Page {
     }
 }
 
-pub fn page(context: &Context, shards: &[Arc<Shard>]) -> String {
+pub fn page(context: &Context, shards: &[Arc<Shard>], view: &View) -> String {
     let mut page = Page(String::with_capacity(32 << 10));
     server(&mut page, &context.node);
     disk(&mut page, &context.node);
-    mvcc(&mut page, &context.node, shards);
+    mvcc(&mut page, &context.node, shards, view);
     network(&mut page, context);
     grpc(&mut page, context);
     process(&mut page);
@@ -201,7 +201,7 @@ fn disk(page: &mut Page, node: &Node) {
     );
 }
 
-fn mvcc(page: &mut Page, node: &Node, shards: &[Arc<Shard>]) {
+fn mvcc(page: &mut Page, node: &Node, shards: &[Arc<Shard>], view: &View) {
     let metrics = &node.metrics;
     let load = |value: &std::sync::atomic::AtomicU64| value.load(Ordering::Relaxed);
     page.counter("etcd_mvcc_put_total", "Total number of puts seen by this member.", load(&metrics.puts));
@@ -216,7 +216,6 @@ fn mvcc(page: &mut Page, node: &Node, shards: &[Arc<Shard>]) {
         load(&metrics.ranges),
     );
     page.counter("etcd_mvcc_txn_total", "Total number of txns seen by this member.", load(&metrics.txns));
-    let view = node.reader.view();
     page.gauge("etcd_debugging_mvcc_keys_total", "Total number of keys.", view.root.len());
     page.gauge("etcd_debugging_mvcc_current_revision", "The current revision of store.", view.revision);
     page.gauge(

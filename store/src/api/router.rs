@@ -1,7 +1,7 @@
 //! The table of RPCs: path to handler, with the counters that every RPC has.
 //!
-//! A method that is not in the table is answered as gRPC answers unknown ones. Every call but health checks passes
-//! `admit` (leader required) and the restrictions of learners.
+//! A method that is not in the table is answered as gRPC answers unknown ones. Every call passes `admit`: leader
+//! required, and the restrictions of learners.
 
 use std::sync::{
     Arc,
@@ -9,8 +9,8 @@ use std::sync::{
 };
 
 use bytes::Bytes;
+use h2::RecvStream;
 use http::{HeaderMap, Request, Response};
-use hyper::body::Incoming;
 use proto::{etcdserverpb as pb, grpc::health::v1 as health};
 use tonic::{Code, Status};
 
@@ -130,32 +130,47 @@ impl Context {
     }
 }
 
-pub async fn grpc(context: Context, request: Request<Incoming>) -> Response<Body> {
-    let Some(method) = Method::of(request.uri().path()) else {
-        return grpc::refuse(&unknown(request.uri().path()));
-    };
-    let counters = context.counters.clone();
+/// Answers a call. What it returns holds no more of the request than it needs: every call under way has one.
+pub fn grpc(
+    context: &Context,
+    request: Request<RecvStream>,
+) -> impl Future<Output = Response<Body>> + Send + '_ {
+    let path = request.uri().path();
+    let method = Method::of(path).ok_or_else(|| unknown(path));
+    let admitted =
+        method.as_ref().map_or(Ok(false), |method| admit(&context.node, *method, request.headers()));
+    let requests = Requests::new(request.into_body(), context.message_limit());
+    async move {
+        match method {
+            Ok(method) => call(method, context, admitted, requests).await,
+            Err(status) => grpc::refuse(&status),
+        }
+    }
+}
+
+async fn call(
+    method: Method,
+    context: &Context,
+    admitted: Result<bool, Status>,
+    requests: Requests,
+) -> Response<Body> {
+    let counters = &context.counters;
     counters.started[method as usize].fetch_add(1, Ordering::Relaxed);
-    let answer = match method {
-        Method::Watch => streams(&context, request).and_then(|requests| watch::serve(context, requests)),
-        Method::LeaseKeepAlive => {
-            streams(&context, request).map(|requests| lease::keep_alive(context, requests))
-        }
-        Method::RangeStream => range_stream(context, request).await,
-        Method::HealthWatch => health_watch(context, request).await,
-        _ => {
-            let answer = unary(method, &context, request).await;
-            let code = answer.as_ref().map_or_else(Status::code, |_| Code::Ok);
-            counters.ended(method, code);
-            return match answer {
-                Ok(frame) => {
-                    counters.sent[method as usize].fetch_add(1, Ordering::Relaxed);
-                    counters.sent_bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
-                    grpc::respond(Body::Unary(Some(frame)))
-                }
-                Err(status) => grpc::refuse(&status),
-            };
-        }
+    let answer = match (admitted, method) {
+        (Err(status), _) => Err(status),
+        (Ok(needs_leader), Method::Watch) => watch::serve(context.clone(), requests, needs_leader),
+        (Ok(_), Method::LeaseKeepAlive) => Ok(lease::keep_alive(context.clone(), requests)),
+        (Ok(_), Method::RangeStream) => Box::pin(range_stream(context.clone(), requests)).await,
+        (Ok(_), Method::HealthWatch) => Box::pin(health_watch(context.clone(), requests)).await,
+        (Ok(_), _) => match unary(method, context, requests).await {
+            Ok(frame) => {
+                counters.ended(method, Code::Ok);
+                counters.sent[method as usize].fetch_add(1, Ordering::Relaxed);
+                counters.sent_bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
+                return grpc::respond(Body::Unary(Some(frame)));
+            }
+            Err(status) => Err(status),
+        },
     };
     answer.unwrap_or_else(|status| {
         counters.ended(method, status.code());
@@ -174,8 +189,8 @@ fn unknown(path: &str) -> Status {
     })
 }
 
-/// Admits a call whatever its kind.
-fn admit(node: &Node, headers: &HeaderMap) -> Result<(), Status> {
+/// Whether a call may begin; tells if it must end when there is no leader.
+fn admit(node: &Node, method: Method, headers: &HeaderMap) -> Result<bool, Status> {
     if headers.get("client-api-version").is_some_and(|version| version.to_str().is_err()) {
         return Err(error::invalid_client_api_version());
     }
@@ -183,30 +198,20 @@ fn admit(node: &Node, headers: &HeaderMap) -> Result<(), Status> {
     if needs_leader && node.status.leader() == 0 {
         return Err(error::no_leader());
     }
-    Ok(())
+    let for_learners =
+        matches!(method, Method::Range | Method::Status | Method::HealthCheck | Method::HealthWatch);
+    if !for_learners && is_learner(node) {
+        return Err(error::not_supported_for_learner());
+    }
+    Ok(needs_leader)
 }
 
 fn is_learner(node: &Node) -> bool {
     node.published.membership.load().get(node.id).is_some_and(|member| member.is_learner)
 }
 
-fn streams(context: &Context, request: Request<Incoming>) -> Result<(HeaderMap, Requests), Status> {
-    admit(&context.node, request.headers())?;
-    if is_learner(&context.node) {
-        return Err(error::not_supported_for_learner());
-    }
-    let (parts, body) = request.into_parts();
-    Ok((parts.headers, Requests::new(body, context.message_limit())))
-}
-
-async fn unary(method: Method, context: &Context, request: Request<Incoming>) -> Result<Bytes, Status> {
+async fn unary(method: Method, context: &Context, requests: Requests) -> Result<Bytes, Status> {
     let node = &context.node;
-    admit(node, request.headers())?;
-    let learner = is_learner(node);
-    if learner && !matches!(method, Method::Range | Method::Status | Method::HealthCheck) {
-        return Err(error::not_supported_for_learner());
-    }
-    let requests = Requests::new(request.into_body(), context.message_limit());
     let received = |bytes: usize| {
         context.counters.received[method as usize].fetch_add(1, Ordering::Relaxed);
         context.counters.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -215,19 +220,24 @@ async fn unary(method: Method, context: &Context, request: Request<Incoming>) ->
         ($request:ty, $handler:expr) => {{
             let request: $request = requests.single().await?;
             received(prost::Message::encoded_len(&request) + grpc::HEADER);
-            $handler(node, request).await
+            // Boxed: what waits for a put need not be as large as what waits for the rarest call.
+            Box::pin($handler(node, request)).await
         }};
     }
     match method {
         Method::Range => {
             let request: pb::RangeRequest = requests.single().await?;
             received(request.key.len() + request.range_end.len() + grpc::HEADER);
-            if learner && !request.serializable {
+            if !request.serializable && is_learner(node) {
                 return Err(error::not_supported_for_learner());
             }
             kv::range(node, request).await
         }
-        Method::Put => call!(pb::PutRequest, kv::put),
+        Method::Put => {
+            let request: pb::PutRequest = requests.single().await?;
+            received(prost::Message::encoded_len(&request) + grpc::HEADER);
+            kv::put(node, request).await
+        }
         Method::DeleteRange => call!(pb::DeleteRangeRequest, kv::delete_range),
         Method::Txn => call!(pb::TxnRequest, kv::txn),
         Method::Compact => call!(pb::CompactionRequest, kv::compact),
@@ -249,8 +259,7 @@ async fn unary(method: Method, context: &Context, request: Request<Incoming>) ->
     }
 }
 
-async fn range_stream(context: Context, request: Request<Incoming>) -> Result<Response<Body>, Status> {
-    let (_, requests) = streams(&context, request)?;
+async fn range_stream(context: Context, requests: Requests) -> Result<Response<Body>, Status> {
     kv::range_stream(context, requests.single().await?).await
 }
 
@@ -271,8 +280,7 @@ async fn health_check(node: &Arc<Node>, request: health::HealthCheckRequest) -> 
 }
 
 /// Tells the state now, and once more when the member stops.
-async fn health_watch(context: Context, request: Request<Incoming>) -> Result<Response<Body>, Status> {
-    let requests = Requests::new(request.into_body(), context.message_limit());
+async fn health_watch(context: Context, requests: Requests) -> Result<Response<Body>, Status> {
     let request: health::HealthCheckRequest = requests.single().await?;
     let first = serving(&context.node, &request.service)?;
     let (sender, frames) = tokio::sync::mpsc::channel(2);

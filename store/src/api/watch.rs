@@ -18,7 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Response};
+use http::Response;
 use parking_lot::Mutex;
 use prost::Message;
 use proto::{etcdserverpb as pb, mvccpb::KeyValue};
@@ -80,7 +80,7 @@ impl Shard {
             max_watchers: node.config.max_watchers as usize,
             ..Config::new(node.cluster_id, node.id, seed)
         };
-        let hub = Hub::new(config, node.reader.view().revision);
+        let hub = Hub::new(config, node.reader.revision());
         Arc::new(Shard {
             node,
             hub: Mutex::new(hub),
@@ -222,13 +222,13 @@ impl Shard {
             // What was read may have been under compaction.
             Ok(if request.from_revision < floor() { Err(Compacted(floor())) } else { Ok(loaded) })
         };
-        match self.node.runtime.spawn_blocking(work).await {
-            Ok(Ok(loaded)) => Some(loaded),
-            Ok(Err::<_, MvccError>(error)) => {
+        match self.node.runtime.work(work).await {
+            Some(Ok(loaded)) => Some(loaded),
+            Some(Err::<_, MvccError>(error)) => {
                 self.node.fatal.set(format!("failed to read the history for a watcher: {error}"));
                 None
             }
-            Err(_) => None,
+            None => None,
         }
     }
 }
@@ -328,7 +328,7 @@ fn previous(
 }
 
 /// Opens a watch stream.
-pub fn serve(context: Context, (headers, requests): (HeaderMap, Requests)) -> Result<Response<Body>, Status> {
+pub fn serve(context: Context, requests: Requests, needs_leader: bool) -> Result<Response<Body>, Status> {
     let Context { node, counters, shard } = context;
     if shard.streams.load(Ordering::Relaxed) as u64 >= node.config.max_watch_streams {
         return Err(error::too_many_streams());
@@ -344,7 +344,6 @@ pub fn serve(context: Context, (headers, requests): (HeaderMap, Requests)) -> Re
     };
     let stream = Arc::new(Stream { shard, id, ended: Mutex::new(None), counters });
     let reader = tokio::spawn(read_requests(Arc::downgrade(&stream), requests));
-    let needs_leader = headers.get("hasleader").is_some_and(|value| value == "true");
     let guard = needs_leader.then(|| tokio::spawn(end_without_leader(node, Arc::downgrade(&stream))));
     let tasks = [Some(reader), guard].into_iter().flatten().map(|task| task.abort_handle()).collect();
     Ok(grpc::respond(Body::Custom(Box::pin(Frames { stream, tasks }))))

@@ -960,3 +960,34 @@ fn members_stay_equal_when_one_crashes_amid_a_read_of_the_past() {
         assert_eq!(crashed.content(), straight.content(), "{keep} batches kept");
     }
 }
+
+#[test]
+fn a_view_is_published_while_views_are_wanted_and_called_stale_after() {
+    let (mut member, _) = run(vec![put_entry(put_of("a", "1"))]);
+    let reader = member.applier.store.reader().clone();
+    let mut put = |value: &str| {
+        let mut write = member.applier.store.write();
+        write.put(&Bytes::from_static(b"a"), value.as_bytes(), 0).unwrap();
+        write.end()
+    };
+    let revision = put("2");
+    member.applier.store.advance(1);
+    assert!(reader.is_stale(), "nobody wanted it");
+    assert_eq!((reader.revision(), reader.view().revision), (revision, revision - 1));
+
+    member.applier.store.publish(1);
+    assert!(!reader.is_stale());
+    assert_eq!(reader.view().revision, revision);
+
+    reader.demand();
+    let mut unasked = 0;
+    while !reader.is_stale() {
+        let mut write = member.applier.store.write();
+        write.put(&Bytes::from_static(b"a"), b"3", 0).unwrap();
+        let revision = write.end();
+        member.applier.store.advance(1);
+        assert_eq!(reader.view().revision == revision, !reader.is_stale());
+        unasked += 1;
+    }
+    assert!(unasked > 1, "a demand lasts for some views, not for ever");
+}

@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     ops::{Bound, ControlFlow},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use super::{Backend, Batch, Bucket, Cursor, Op, Read, Result, Visit};
@@ -14,7 +14,8 @@ type Buckets = BTreeMap<(Bucket, Vec<u8>), Vec<u8>>;
 
 #[derive(Default)]
 struct State {
-    buckets: Buckets,
+    /// Shared with cursors and frozen views while they last.
+    buckets: Arc<Buckets>,
     durable: Buckets,
     unflushed: Vec<Change>,
 }
@@ -32,6 +33,11 @@ impl Memory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes that a crash may lose.
+    pub fn unflushed(&self) -> usize {
+        self.state().unflushed.len()
+    }
+
     /// The engine as found after a crash that kept `keep` of the unflushed changes.
     pub fn crash(&self, keep: usize) -> Memory {
         let state = self.state();
@@ -39,7 +45,8 @@ impl Memory {
         for change in state.unflushed.iter().take(keep) {
             apply(&mut buckets, change);
         }
-        Memory(Mutex::new(State { durable: buckets.clone(), buckets, unflushed: Vec::new() }))
+        let durable = buckets.clone();
+        Memory(Mutex::new(State { durable, buckets: Arc::new(buckets), unflushed: Vec::new() }))
     }
 }
 
@@ -59,7 +66,7 @@ fn apply(buckets: &mut Buckets, change: &Change) {
     }
 }
 
-impl Read for Buckets {
+impl Read for Arc<Buckets> {
     fn get(&self, bucket: Bucket, key: &[u8]) -> Result<Option<Vec<u8>>> {
         Ok(BTreeMap::get(self, &(bucket, key.to_vec())).cloned())
     }
@@ -82,7 +89,7 @@ impl Read for Buckets {
 }
 
 struct Position {
-    buckets: Buckets,
+    buckets: Arc<Buckets>,
     bucket: Bucket,
     at: Option<(Vec<u8>, Vec<u8>)>,
 }
@@ -135,22 +142,23 @@ impl Backend for Memory {
     fn write(&self, batch: &Batch) -> Result<()> {
         let mut state = self.state();
         let change = Change::Batch(batch.clone());
-        apply(&mut state.buckets, &change);
+        apply(Arc::make_mut(&mut state.buckets), &change);
         state.unflushed.push(change);
         Ok(())
     }
 
     fn flush(&self) -> Result<()> {
-        let mut state = self.state();
-        state.durable = state.buckets.clone();
-        state.unflushed.clear();
+        let State { durable, unflushed, .. } = &mut *self.state();
+        for change in unflushed.drain(..) {
+            apply(durable, &change);
+        }
         Ok(())
     }
 
     fn delete_range(&self, bucket: Bucket, start: &[u8], end: &[u8]) -> Result<()> {
         let mut state = self.state();
         let change = Change::DeleteRange(bucket, start.to_vec(), end.to_vec());
-        apply(&mut state.buckets, &change);
+        apply(Arc::make_mut(&mut state.buckets), &change);
         state.unflushed.push(change);
         Ok(())
     }

@@ -53,6 +53,8 @@ impl Rocks {
         options.set_max_open_files(512);
         options.set_stats_dump_period_sec(0);
         options.set_bytes_per_sync(1 << 20);
+        // One thread writes.
+        options.set_allow_concurrent_memtable_write(false);
         let cache = Cache::new_lru_cache(settings.block_cache_bytes);
         let families = Bucket::ALL.map(|bucket| {
             let mut options = Options::default();

@@ -11,7 +11,7 @@ use std::{
     ops::ControlFlow,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -32,6 +32,7 @@ use super::{
     tree::{Entry, KeyRange, Root},
 };
 use crate::backend::{Backend, Bucket, Read, schema::Revision, schema::index};
+use crate::mutant::{self, Mutant};
 
 /// One published moment.
 pub struct View {
@@ -47,6 +48,8 @@ pub struct View {
 /// Pinned roots at most, and how long one stays after its last use.
 const MAX_PINNED: usize = 4;
 const PIN_MS: u64 = 10_000;
+/// Views published after one was wanted: where reads and writes mix, none should have to ask.
+const DEMAND: u32 = 16;
 
 struct Pinned {
     revision: i64,
@@ -57,6 +60,11 @@ struct Pinned {
 /// What readers share with the writer.
 pub struct Reader {
     view: ArcSwap<View>,
+    /// The state has gone on since `view`.
+    stale: AtomicBool,
+    /// So many more views are published unasked.
+    demanded: AtomicU32,
+    revision: AtomicI64,
     backend: Arc<dyn Backend>,
     pinned: Mutex<VecDeque<Pinned>>,
     now_ms: AtomicU64,
@@ -82,6 +90,9 @@ pub struct Range {
 impl Reader {
     pub fn new(backend: Arc<dyn Backend>, view: View) -> Reader {
         Reader {
+            stale: AtomicBool::new(false),
+            demanded: AtomicU32::new(0),
+            revision: AtomicI64::new(view.revision),
             written_revision: AtomicI64::new(view.revision),
             view: ArcSwap::from_pointee(view),
             backend,
@@ -93,8 +104,26 @@ impl Reader {
         }
     }
 
+    /// The newest published view: all that was acknowledged, unless `is_stale`.
     pub fn view(&self) -> Arc<View> {
         self.view.load_full()
+    }
+
+    /// Views are wanted: the writer publishes the next ones unasked.
+    pub fn demand(&self) {
+        if self.demanded.load(Ordering::Relaxed) != DEMAND {
+            self.demanded.store(DEMAND, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether something acknowledged is missing in `view`: the writer publishes when asked.
+    pub fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::SeqCst)
+    }
+
+    /// Main revision of the newest change, published or not.
+    pub fn revision(&self) -> i64 {
+        self.revision.load(Ordering::SeqCst)
     }
 
     pub fn backend(&self) -> &Arc<dyn Backend> {
@@ -102,7 +131,27 @@ impl Reader {
     }
 
     pub(super) fn publish(&self, view: View) {
+        self.revision.store(view.revision, Ordering::SeqCst);
         self.view.store(Arc::new(view));
+        self.stale.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether to publish the next view unasked.
+    pub(super) fn take_demand(&self) -> bool {
+        let left = self.demanded.load(Ordering::Relaxed);
+        // A demand that comes between is met all the same: its reader finds the view stale and asks.
+        self.demanded.store(left.saturating_sub(1), Ordering::Relaxed);
+        left > 0
+    }
+
+    pub(super) fn set_stale(&self, revision: i64) {
+        self.revision.store(revision, Ordering::SeqCst);
+        self.outdate();
+    }
+
+    /// From here on readers ask for a new view.
+    pub fn outdate(&self) {
+        self.stale.store(!mutant::on(Mutant::K1), Ordering::SeqCst);
     }
 
     /// Keeps the history from being replaced while it is read. Not needed by the apply thread, which replaces it.

@@ -21,6 +21,7 @@ use super::{
     tree::{Entry, KeyRange, Meta, Record, Tree},
 };
 use crate::backend::{Backend, Batch, Bucket, schema::Revision, schema::index, schema::meta};
+use crate::mutant::{self, Mutant};
 
 /// Makes a batch, and all handed over before it, readable in the backend before it returns; leaves the batch empty.
 pub trait Settle: Send {
@@ -113,6 +114,16 @@ impl Store {
 
     pub fn take_batch(&mut self) -> Batch {
         std::mem::take(&mut self.batch)
+    }
+
+    /// Lets readers know of everything applied so far: by a new view if the last one was looked at, by calling it
+    /// stale if not. A root that nobody reads would only make the writer copy the nodes that it shares.
+    pub fn advance(&mut self, applied_index: u64) {
+        if self.reader.take_demand() {
+            self.publish(applied_index);
+        } else if !mutant::on(Mutant::K1) {
+            self.reader.set_stale(self.revision);
+        }
     }
 
     /// Makes everything applied so far visible to readers.
@@ -321,7 +332,7 @@ impl Write<'_> {
         let prev = self.previous_for_event(key)?;
         let (main, sub) = (self.main, self.sub);
         let previous = self.store.tree.insert_with(key, |before| Record {
-            create_revision: before.map_or(main, |it| it.create_revision),
+            create_revision: before.filter(|_| !mutant::on(Mutant::A9)).map_or(main, |it| it.create_revision),
             mod_revision: main,
             sub,
             version: before.map_or(1, |it| it.version + 1),

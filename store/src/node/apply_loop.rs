@@ -1,8 +1,8 @@
 //! The apply thread: owns the state, applies what is committed, publishes, answers, and hands the rest on.
 //!
-//! Per batch of entries: apply all, give watchers their block, publish the view, answer the proposers, send the batch
-//! to the backend. In that order: who was answered finds the write in the view, and a watcher created after an answer
-//! does not get that write as an event. It never waits for the backend, but for two rare cases: a read of the past
+//! Per batch of entries: apply all, give watchers their block, publish the view or call it stale, answer the proposers,
+//! send the batch to the backend. In that order: who was answered finds the write in the view, and a watcher created
+//! after an answer does not get that write as an event. It never waits for the backend, but for two rare cases: a read of the past
 //! inside a write transaction, and a received snapshot.
 
 use std::{
@@ -14,34 +14,38 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use prost::Message;
-use proto::{
-    etcdserverpb::{self as pb, InternalRaftRequest, RequestHeader},
-    raftpb,
-};
+use proto::{etcdserverpb as pb, raftpb};
 use tokio::sync::oneshot;
 
 use super::{
     backend_loop,
+    clock::Clock,
     fatal::Fatal,
-    mailbox::{Receiver, Sender},
+    mailbox::{Receiver, Sender, Wake},
     metrics::Metrics,
-    raft_loop, snapshot,
+    part::{Part, inbox},
+    proposal::{self, Operation},
+    raft_loop,
+    snapshot::{self, SnapshotError},
     status::Status,
-    wait::Waits,
+    wait::{Answer, Waits},
 };
 use crate::{
     apply::{Applier, alarm::Alarms},
-    backend::Backend,
+    backend::{Backend, BackendError},
+    disk::{self, Disk, Mode},
     ids::RequestIds,
     lease::{self, Lessor, Renewal, TimeToLive},
     membership::{Change, Membership},
-    mvcc::{Block, Store, load},
+    mutant::{self, Mutant},
+    mvcc::{Block, Settle, Store, load},
     raft::driver::Event,
 };
 
 pub enum Input {
     Entries(Vec<raftpb::Entry>),
+    /// Publish what has been applied.
+    Publish(oneshot::Sender<()>),
     /// Answer the readers once everything up to `index` is applied.
     ReadAt {
         index: u64,
@@ -104,9 +108,17 @@ pub trait MemberChanges: Send {
     fn replaced(&self, membership: &Membership);
 }
 
+/// Looks on while entries are applied: the simulator's means to compare members.
+pub trait Observer: Send + Sync {
+    /// `id`: of the request, 0 if it has none. `revisions`: of the store before and after it.
+    fn applied(&self, entry: &raftpb::Entry, id: u64, result: &Answer, revisions: (i64, i64));
+}
+
 pub struct ApplyLoop {
     pub applier: Applier,
     pub inputs: Receiver<Input>,
+    /// Kept for its space.
+    pub taken: Vec<Input>,
     pub raft: Sender<raft_loop::Input>,
     pub backend: Arc<dyn Backend>,
     pub backend_loop: Sender<backend_loop::Input>,
@@ -118,7 +130,12 @@ pub struct ApplyLoop {
     pub fatal: Arc<Fatal>,
     pub metrics: Arc<Metrics>,
     pub ids: Arc<RequestIds>,
-    pub started: Instant,
+    pub clock: Clock,
+    pub next_scan: Instant,
+    pub disk: Arc<dyn Disk>,
+    pub observer: Option<Arc<dyn Observer>>,
+    /// As the store's own.
+    pub settle: Box<dyn Fn() -> Box<dyn Settle> + Send>,
     pub snap_dir: PathBuf,
     pub election_timeout_ms: u64,
     pub lease_config: lease::Config,
@@ -139,64 +156,74 @@ pub struct ApplyLoop {
 }
 
 /// How often the leader looks for expired leases, and how many it takes at once.
-const LEASE_SCAN: Duration = Duration::from_millis(500);
+pub const LEASE_SCAN: Duration = Duration::from_millis(500);
 const LEASE_SCAN_LIMIT: usize = 500;
 
-impl ApplyLoop {
-    pub fn run(mut self) {
-        let mut inputs = Vec::new();
-        let mut next_scan = Instant::now() + LEASE_SCAN;
-        loop {
-            self.inputs.take(&mut inputs, Some(next_scan));
-            self.applier.now_ms = self.now_ms();
-            for input in inputs.drain(..) {
-                match input {
-                    Input::Entries(entries) => self.entries(&entries),
-                    Input::ReadAt { index, readers } => {
-                        if index <= self.applier.consistent_index() {
-                            answer_readers(readers);
-                        } else {
-                            self.reads.push((index, readers));
-                        }
+impl Part for ApplyLoop {
+    inbox!();
+
+    fn wake(&self) -> Wake {
+        Wake::At { deadline: self.next_scan, expects: false }
+    }
+
+    fn turn(&mut self) -> bool {
+        let mut inputs = std::mem::take(&mut self.taken);
+        self.inputs.take(&mut inputs);
+        self.applier.now_ms = self.clock.elapsed_ms();
+        for input in inputs.drain(..) {
+            match input {
+                Input::Entries(entries) => self.entries(&entries),
+                Input::ReadAt { index, readers } => {
+                    if index <= self.applier.consistent_index() || mutant::on(Mutant::R4) {
+                        self.refresh();
+                        answer_readers(readers);
+                    } else {
+                        self.reads.push((index, readers));
                     }
-                    Input::Restore(metadata) => {
-                        if let Err(error) = self.restore(&metadata) {
-                            self.fatal.set(format!("failed to take over a snapshot: {error}"));
-                            return;
-                        }
-                    }
-                    Input::Leadership { term } => self.leadership(term),
-                    Input::Lease(query) => self.lease(query),
-                    Input::Watch(inbox) => {
-                        inbox.news.lock().push(News::Skip(self.applier.store.revision()));
-                        inbox.wake.notify_one();
-                        self.inboxes.push(inbox);
-                    }
-                    Input::Stop => return,
                 }
-            }
-            if self.fatal.is_set() {
-                return;
-            }
-            if Instant::now() >= next_scan {
-                next_scan = Instant::now() + LEASE_SCAN;
-                self.scan();
+                Input::Publish(done) => {
+                    self.refresh();
+                    let _ = done.send(());
+                }
+                Input::Restore(metadata) => {
+                    if let Err(error) = self.restore(&metadata) {
+                        self.fatal.set(format!("failed to take over a snapshot: {error}"));
+                        return false;
+                    }
+                }
+                Input::Leadership { term } => self.leadership(term),
+                Input::Lease(query) => self.lease(query),
+                Input::Watch(inbox) => {
+                    inbox.news.lock().push(News::Skip(self.applier.store.revision()));
+                    inbox.wake.notify_one();
+                    self.inboxes.push(inbox);
+                }
+                Input::Stop => return false,
             }
         }
+        self.taken = inputs;
+        if self.fatal.is_set() {
+            return false;
+        }
+        let now = self.clock.now();
+        if now >= self.next_scan {
+            self.next_scan = now + LEASE_SCAN;
+            self.scan();
+        }
+        true
     }
+}
 
-    fn now_ms(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
-    }
-
+impl ApplyLoop {
     fn entries(&mut self, entries: &[raftpb::Entry]) {
-        let started = Instant::now();
+        let started = self.clock.now();
         let from = self.applier.store.revision();
         self.applier.store.begin_batch();
         let mut answers = Vec::with_capacity(entries.len());
         let mut conf_changed = false;
         let mut compaction = None;
         for entry in entries {
+            let before = self.applier.store.revision();
             let Some(applied) = self.applier.apply(entry) else { continue };
             if let Err(crate::apply::ApplyError::Mvcc(crate::mvcc::MvccError::Backend(error))) =
                 &applied.result
@@ -216,11 +243,17 @@ impl ApplyLoop {
                 self.members.changed(&done);
             }
             compaction = applied.compaction.or(compaction);
+            if let Some(observer) = &self.observer {
+                let revisions = (before, self.applier.store.revision());
+                observer.applied(entry, applied.id, &applied.result, revisions);
+            }
             if applied.id != 0 {
                 answers.push((applied.id, applied.result));
             }
         }
         let index = self.applier.consistent_index();
+        // Whoever hears of these events must find them in what it reads.
+        self.shared.reader.outdate();
         match self.applier.store.take_block() {
             Some(block) => self.tell(News::Block(Arc::new(block))),
             None if self.applier.store.revision() > from => {
@@ -228,7 +261,11 @@ impl ApplyLoop {
             }
             None => {}
         }
-        self.publish(index);
+        self.applier.store.advance(index);
+        if compaction.is_some() {
+            self.refresh();
+        }
+        self.tell_applied(index);
         self.waits.answer(answers);
         self.answer_reads(index);
         self.answer_renewals();
@@ -254,8 +291,7 @@ impl ApplyLoop {
         };
         if let Some(floor) = compaction {
             self.tell_compacted();
-            let root = self.applier.store.tree().snapshot();
-            let _ = self.backend_loop.send(backend_loop::Input::Compact { floor, root });
+            let _ = self.backend_loop.send(backend_loop::Input::Compact(self.compaction(floor)));
         }
         if index - self.checkpointed >= self.checkpoint_entries
             || self.bytes_since_checkpoint >= self.checkpoint_bytes
@@ -263,7 +299,7 @@ impl ApplyLoop {
             self.checkpoint(index);
         }
         self.evict();
-        let took = started.elapsed();
+        let took = self.clock.now() - started;
         self.metrics.apply.observe(took);
         if took > self.slow_apply {
             self.status.slow_applies.fetch_add(1, Ordering::Relaxed);
@@ -271,8 +307,14 @@ impl ApplyLoop {
         }
     }
 
-    fn publish(&mut self, index: u64) {
-        self.applier.store.publish(index);
+    /// Publishes a view if the last one is stale.
+    fn refresh(&mut self) {
+        if self.shared.reader.is_stale() {
+            self.applier.store.publish(self.applier.consistent_index());
+        }
+    }
+
+    fn tell_applied(&mut self, index: u64) {
         if self.applier.take_membership_changed() {
             self.published.membership.store(Arc::new(self.applier.membership.clone()));
             self.published.alarms.store(Arc::new(self.applier.alarms.clone()));
@@ -301,6 +343,9 @@ impl ApplyLoop {
     }
 
     fn answer_reads(&mut self, index: u64) {
+        if self.reads.iter().any(|(at, _)| *at <= index) {
+            self.refresh();
+        }
         for (_, readers) in self.reads.extract_if(.., |(at, _)| *at <= index) {
             answer_readers(readers);
         }
@@ -321,8 +366,14 @@ impl ApplyLoop {
         if tree.is_some() {
             self.tree_saved = revision;
         }
-        let checkpoint = backend_loop::Checkpoint { metadata, tree };
+        let epoch = self.shared.epoch();
+        let checkpoint = backend_loop::Checkpoint { metadata, tree, epoch };
         let _ = self.backend_loop.send(backend_loop::Input::Checkpoint(checkpoint));
+    }
+
+    fn compaction(&self, floor: i64) -> backend_loop::Compact {
+        let root = self.applier.store.tree().snapshot();
+        backend_loop::Compact { floor, root, epoch: self.shared.epoch() }
     }
 
     /// Lets go of cached values above the budget, of those that the history on disk has.
@@ -339,7 +390,7 @@ impl ApplyLoop {
     fn leadership(&mut self, term: Option<u64>) {
         self.leads = term;
         if term.is_some() {
-            let now_ms = self.now_ms();
+            let now_ms = self.clock.elapsed_ms();
             self.applier.lessor.promote(now_ms, self.election_timeout_ms);
         } else {
             self.applier.lessor.demote();
@@ -356,10 +407,7 @@ impl ApplyLoop {
                 let renewal = self.applier.lessor.renew(id, now_ms);
                 if let Renewal::Renewed { clear_checkpoint: true, .. } = renewal {
                     let checkpoints = vec![pb::LeaseCheckpoint { id, remaining_ttl: 0 }];
-                    self.propose(InternalRaftRequest {
-                        lease_checkpoint: Some(pb::LeaseCheckpointRequest { checkpoints }),
-                        ..Default::default()
-                    });
+                    self.propose(&pb::LeaseCheckpointRequest { checkpoints });
                 }
                 if renewal == Renewal::Expired {
                     self.waiting_renewals.push((id, answer));
@@ -389,7 +437,9 @@ impl ApplyLoop {
 
     /// What time alone brings about.
     fn scan(&mut self) {
-        let now_ms = self.now_ms();
+        let now_ms = self.clock.elapsed_ms();
+        // A view that nobody asks for would keep what was overwritten since.
+        self.refresh();
         self.shared.reader.tick(now_ms);
         *self.published.lease_stats.lock() = self.applier.lessor.stats();
         if self.leads.is_none() {
@@ -397,24 +447,18 @@ impl ApplyLoop {
         }
         for id in self.applier.lessor.expired(now_ms, LEASE_SCAN_LIMIT) {
             self.metrics.lease_expired.fetch_add(1, Ordering::Relaxed);
-            self.propose(InternalRaftRequest {
-                lease_revoke: Some(pb::LeaseRevokeRequest { id }),
-                ..Default::default()
-            });
+            self.propose(&pb::LeaseRevokeRequest { id });
         }
         let checkpoints = self.applier.lessor.checkpoints(now_ms, LEASE_SCAN_LIMIT);
         if !checkpoints.is_empty() {
-            self.propose(InternalRaftRequest {
-                lease_checkpoint: Some(pb::LeaseCheckpointRequest { checkpoints }),
-                ..Default::default()
-            });
+            self.propose(&pb::LeaseCheckpointRequest { checkpoints });
         }
     }
 
     /// Proposes what only the leader may, and nobody waits for.
-    fn propose(&self, mut request: InternalRaftRequest) {
-        request.header = Some(RequestHeader { id: self.ids.next(), ..Default::default() });
-        let entry = raftpb::Entry { data: Some(request.encode_to_vec().into()), ..Default::default() };
+    fn propose(&self, operation: &impl Operation) {
+        let data = proposal::encode(self.ids.next(), operation);
+        let entry = raftpb::Entry { data: Some(data.into()), ..Default::default() };
         // A deposed leader's view of time must not end leases that the next one has extended.
         if let Some(term) = self.leads {
             let _ = self.raft.send(raft_loop::Input::ProposeInTerm { term, entry });
@@ -422,33 +466,33 @@ impl ApplyLoop {
     }
 
     /// Replaces the whole state by a received snapshot.
-    fn restore(&mut self, metadata: &raftpb::SnapshotMetadata) -> Result<(), snapshot::SnapshotError> {
+    fn restore(&mut self, metadata: &raftpb::SnapshotMetadata) -> Result<(), SnapshotError> {
         if metadata.index <= self.applier.consistent_index() {
             return Ok(());
         }
         tracing::info!(index = metadata.index, "applying a received snapshot");
         let lock = self.shared.tree_lock.lock();
-        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        self.shared.replace();
         // Whatever was applied and not written is older than the snapshot.
         let batch = self.applier.take_batch(None);
-        let (done, wait) = std::sync::mpsc::sync_channel(1);
-        self.status.backlog_bytes.fetch_add(batch.size_bytes() as u64, Ordering::Relaxed);
-        let _ = self.backend_loop.send(backend_loop::Input::Settle { batch, done });
-        let _ = wait.recv();
-        let _ = std::fs::remove_file(&self.shared.tree_file);
+        self.applier.store.settle(batch).map_err(|error| {
+            SnapshotError::Backend(BackendError(format!("the writes before it failed: {error}")))
+        })?;
+        // It may not be there.
+        let _ = self.disk.remove_file(&self.shared.tree_file);
         let path = received_path(&self.snap_dir, metadata.index);
         let shared = self.shared.clone();
         let replacing = shared.reader.replace();
-        let mut file = std::io::BufReader::new(std::fs::File::open(&path)?);
-        snapshot::install(&*self.backend, metadata.index, &mut file)?;
-        std::fs::remove_file(&path)?;
+        let file = self.disk.open(&path, Mode::Read)?;
+        let mut stream = std::io::BufReader::with_capacity(1 << 20, disk::Reader::new(&*file));
+        snapshot::install(&*self.backend, metadata.index, &mut stream)?;
+        self.disk.remove_file(&path)?;
         drop(lock);
 
-        let malformed = |_| snapshot::SnapshotError::Malformed("its history cannot be read");
+        let malformed = |_| SnapshotError::Malformed("its history cannot be read");
         let loaded = load::load(&*self.backend, None).map_err(malformed)?;
         let reader = self.shared.reader.clone();
-        let settle =
-            backend_loop::SettleThrough { sender: self.backend_loop.clone(), status: self.status.clone() };
+        let settle = (self.settle)();
         let mut lessor = Lessor::new(self.lease_config.clone());
         lessor.restore(super::load_leases(&*self.backend)?);
         for (key, lease) in loaded.attached {
@@ -460,20 +504,24 @@ impl ApplyLoop {
         self.tree_saved = 0;
         reader.clear_pinned();
         reader.set_written_revision(revision);
-        let store = Store::new(loaded.tree, revision, loaded.compact_revision, reader, Box::new(settle));
-        self.applier = Applier::new(store, lessor, membership, alarms, metadata.index, metadata.term);
-        self.applier.now_ms = self.now_ms();
+        let store = Store::new(loaded.tree, revision, loaded.compact_revision, reader, settle);
+        let index = match mutant::on(Mutant::A3) {
+            false => metadata.index,
+            true => self.applier.consistent_index(),
+        };
+        self.applier = Applier::new(store, lessor, membership, alarms, index, metadata.term);
+        self.applier.now_ms = self.clock.elapsed_ms();
         self.members.replaced(&self.applier.membership);
         self.checkpointed = metadata.index;
         self.bytes_since_checkpoint = 0;
         self.tell(News::Skip(revision));
-        self.publish(metadata.index);
+        self.applier.store.publish(metadata.index);
+        self.tell_applied(metadata.index);
         drop(replacing);
         self.shared.written.send_replace(revision);
         match loaded.unfinished_compaction {
             Some(floor) => {
-                let root = self.applier.store.tree().snapshot();
-                let _ = self.backend_loop.send(backend_loop::Input::Compact { floor, root });
+                let _ = self.backend_loop.send(backend_loop::Input::Compact(self.compaction(floor)));
             }
             None => drop(self.shared.compacted.send_replace(loaded.compact_revision)),
         }

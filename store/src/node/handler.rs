@@ -128,7 +128,7 @@ async fn renew(node: &Node, body: Bytes) -> Response<Body> {
     match node.lease_renew(request.id).await {
         Ok(0) => text(StatusCode::NOT_FOUND, "lease not found"),
         Ok(ttl) => {
-            let header = Some(node.header(node.reader.view().revision));
+            let header = Some(node.header(node.reader.revision()));
             proto_body(&pb::LeaseKeepAliveResponse { header, id: request.id, ttl })
         }
         Err(_) => text(StatusCode::REQUEST_TIMEOUT, "lease: request timed out"),
@@ -142,7 +142,7 @@ async fn time_to_live(node: &Node, body: Bytes) -> Response<Body> {
     match node.local_time_to_live(request.id, request.keys).await {
         Ok((TimeToLive::Left { remaining, granted }, keys)) => {
             let response = pb::LeaseTimeToLiveResponse {
-                header: Some(node.header(node.reader.view().revision)),
+                header: Some(node.header(node.reader.revision())),
                 id: request.id,
                 ttl: remaining,
                 granted_ttl: granted,

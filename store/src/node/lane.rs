@@ -54,7 +54,7 @@ impl Lane {
             // Whatever else is ready on this thread comes first, and may propose too.
             tokio::task::yield_now().await;
             let proposals = std::mem::take(&mut *self.proposals.lock());
-            if let Err(Closed) = raft.send(raft_loop::Input::Propose(proposals)) {
+            if let Err(Closed) = raft.send_to_join(raft_loop::Input::Propose(proposals)) {
                 return;
             }
         }

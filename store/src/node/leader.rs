@@ -6,10 +6,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use proto::{
-    etcdserverpb::{self as pb, InternalRaftRequest},
-    membershippb,
-};
+use proto::{etcdserverpb as pb, membershippb};
 
 use super::Node;
 use crate::config::{AutoCompaction, VERSION};
@@ -29,12 +26,9 @@ pub async fn publish(node: Arc<Node>) {
     loop {
         let attributes =
             membershippb::Attributes { name: node.config.name.clone(), client_urls: client_urls.clone() };
-        let request = InternalRaftRequest {
-            cluster_member_attr_set: Some(membershippb::ClusterMemberAttrSetRequest {
-                member_id: node.id,
-                member_attributes: Some(attributes),
-            }),
-            ..Default::default()
+        let request = membershippb::ClusterMemberAttrSetRequest {
+            member_id: node.id,
+            member_attributes: Some(attributes),
         };
         match node.propose(request).await {
             Ok(_) => break,
@@ -84,10 +78,7 @@ async fn decide_version(node: &Node) {
         (None, Some(_)) => return,
         (Some((major, minor)), _) => format!("{major}.{minor}.0"),
     };
-    let request = InternalRaftRequest {
-        cluster_version_set: Some(membershippb::ClusterVersionSetRequest { ver: wanted.clone() }),
-        ..Default::default()
-    };
+    let request = membershippb::ClusterVersionSetRequest { ver: wanted.clone() };
     if node.propose(request).await.is_ok() {
         tracing::info!(cluster_version = wanted, "set cluster version");
     }
@@ -121,7 +112,7 @@ pub async fn auto_compact(node: Arc<Node>, mode: AutoCompaction) {
             if pause(&node, REVISION_INTERVAL).await {
                 return;
             }
-            compact(&node, node.reader.view().revision - keep).await;
+            compact(&node, node.reader.revision() - keep).await;
         },
         AutoCompaction::Periodic(retention) => {
             let period = retention.min(Duration::from_secs(3600));
@@ -131,7 +122,7 @@ pub async fn auto_compact(node: Arc<Node>, mode: AutoCompaction) {
             let mut past = VecDeque::new();
             let mut since_compaction = 0;
             loop {
-                past.push_back(node.reader.view().revision);
+                past.push_back(node.reader.revision());
                 if past.len() > samples {
                     past.pop_front();
                 }
@@ -159,10 +150,7 @@ async fn compact(node: &Node, revision: i64) -> bool {
     if !node.status.is_leader() || revision <= node.reader.view().compact_revision {
         return false;
     }
-    let request = InternalRaftRequest {
-        compaction: Some(pb::CompactionRequest { revision, physical: false }),
-        ..Default::default()
-    };
+    let request = pb::CompactionRequest { revision, physical: false };
     let done = node.propose(request).await.is_ok();
     if done {
         tracing::info!(revision, "completed auto compaction");

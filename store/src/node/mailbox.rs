@@ -21,6 +21,8 @@ enum Sleep {
     Awake,
     /// Wakes by itself before long.
     Briefly,
+    /// Waits for something that is under way.
+    Expecting,
     UntilWoken,
 }
 
@@ -35,6 +37,15 @@ impl<T> Clone for Sender<T> {
     fn clone(&self) -> Sender<T> {
         Sender(self.0.clone())
     }
+}
+
+/// When a receiver that finds nothing goes on.
+#[derive(Clone, Copy)]
+pub enum Wake {
+    /// When something comes.
+    Never,
+    /// At the deadline too. With `expects`, something is sure to be sent soon.
+    At { deadline: Instant, expects: bool },
 }
 
 /// Dropping it closes the mailbox.
@@ -66,6 +77,11 @@ impl<T> Sender<T> {
         self.push(item, |sleeping| sleeping == Sleep::UntilWoken)
     }
 
+    /// Sends what may join other work: a receiver that expects to be woken soon is let sleep until then.
+    pub fn send_to_join(&self, item: T) -> Result<(), Closed> {
+        self.push(item, |sleeping| !matches!(sleeping, Sleep::Awake | Sleep::Expecting))
+    }
+
     fn push(&self, item: T, wakes: impl FnOnce(Sleep) -> bool) -> Result<(), Closed> {
         let mut state = self.0.state.lock();
         if state.closed {
@@ -82,17 +98,17 @@ impl<T> Sender<T> {
 }
 
 impl<T> Receiver<T> {
-    /// Moves all items into `into`, which must be empty, waiting for one until `deadline` at most.
-    pub fn take(&self, into: &mut Vec<T>, deadline: Option<Instant>) {
+    /// Waits for an item, until then.
+    pub fn wait(&self, wake: Wake) {
         let mut state = self.0.state.lock();
         while state.queue.is_empty() {
-            match deadline {
-                None => {
+            match wake {
+                Wake::Never => {
                     state.sleeping = Sleep::UntilWoken;
                     self.0.wake.wait(&mut state);
                 }
-                Some(deadline) => {
-                    state.sleeping = Sleep::Briefly;
+                Wake::At { deadline, expects } => {
+                    state.sleeping = if expects { Sleep::Expecting } else { Sleep::Briefly };
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left == Duration::ZERO || self.0.wake.wait_for(&mut state, left).timed_out() {
                         break;
@@ -101,7 +117,16 @@ impl<T> Receiver<T> {
             }
         }
         state.sleeping = Sleep::Awake;
-        std::mem::swap(&mut state.queue, into);
+    }
+
+    /// Moves all items into `into`, which must be empty.
+    pub fn take(&self, into: &mut Vec<T>) {
+        std::mem::swap(&mut self.0.state.lock().queue, into);
+    }
+
+    /// Items not taken yet.
+    pub fn waiting(&self) -> usize {
+        self.0.state.lock().queue.len()
     }
 }
 
@@ -127,7 +152,8 @@ mod tests {
         let mut all = Vec::new();
         let mut batch = Vec::new();
         while all.len() < 10_000 {
-            receiver.take(&mut batch, None);
+            receiver.wait(Wake::Never);
+            receiver.take(&mut batch);
             all.append(&mut batch);
         }
         thread.join().unwrap();
@@ -139,7 +165,8 @@ mod tests {
         let (sender, receiver) = mailbox();
         let thread = std::thread::spawn(move || {
             let mut batch = Vec::new();
-            receiver.take(&mut batch, None);
+            receiver.wait(Wake::Never);
+            receiver.take(&mut batch);
             batch
         });
         sender.send_lazily(1).unwrap();

@@ -9,20 +9,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use proto::raftpb;
+use proto::raftpb::{self, MessageType};
 use tokio::sync::oneshot;
 
 use super::{
     apply_loop,
+    clock::Clock,
     fatal::Fatal,
-    mailbox::{Receiver, Sender},
+    mailbox::{Receiver, Sender, Wake},
+    part::{Part, inbox},
     status::Status,
     transport::Outbound,
     wal_loop,
 };
-use crate::raft::{
-    Driver, Output, Role, SoftState,
-    driver::{Event, StepError},
+use crate::{
+    mutant::{self, Mutant},
+    raft::{
+        Driver, Output, Role, SoftState,
+        driver::{Event, StepError},
+    },
 };
 
 /// Reads wait this long for the answer to a round.
@@ -49,18 +54,25 @@ pub enum Input {
 pub struct RaftLoop {
     pub driver: Driver,
     pub inputs: Receiver<Input>,
+    /// Kept for its space.
+    pub taken: Vec<Input>,
     pub wal: Sender<wal_loop::Input>,
     pub apply: Sender<apply_loop::Input>,
     pub outbound: Arc<dyn Outbound>,
     pub status: Arc<Status>,
     pub fatal: Arc<Fatal>,
-    pub started: Instant,
+    pub clock: Clock,
     pub tick: Duration,
+    pub next_tick: Instant,
     pub snapshot_count: u64,
     pub catch_up_entries: u64,
     pub max_log_bytes: usize,
     /// Persists handed to the log thread and not yet durable.
     pub persisting: usize,
+    /// Of the last output.
+    pub last_number: u64,
+    /// A hard state in which only the commit index is new: written with what comes next, or at the next tick.
+    pub unwritten_commit: Option<raftpb::HardState>,
     pub reads: ReadRounds,
     /// The commit index when this member became the only voter that leads.
     pub sole_since: Option<u64>,
@@ -91,7 +103,9 @@ impl ReadRounds {
         if self.under_way.is_some() || self.waiting.is_empty() {
             return None;
         }
-        self.last_context += 1;
+        if !mutant::on(Mutant::R2) {
+            self.last_context += 1;
+        }
         let readers = std::mem::take(&mut self.waiting);
         self.under_way = Some(Round { context: self.last_context, ticks: 0, readers });
         Some(self.last_context)
@@ -123,64 +137,77 @@ impl ReadRounds {
     }
 }
 
-impl RaftLoop {
-    pub fn run(mut self) {
-        let mut inputs = Vec::new();
+impl Part for RaftLoop {
+    inbox!();
+
+    fn wake(&self) -> Wake {
+        // What is under way on the disk wakes this part soon; a lone voter has nobody who waits for appends.
+        let expects = self.persisting > 0 && self.driver.is_sole_leader();
+        Wake::At { deadline: self.next_tick, expects }
+    }
+
+    fn turn(&mut self) -> bool {
+        let mut inputs = std::mem::take(&mut self.taken);
+        self.inputs.take(&mut inputs);
         let mut proposals = Vec::new();
-        let mut next_tick = Instant::now() + self.tick;
-        let read_retry_ticks = (READ_RETRY_MS / self.tick.as_millis().max(1) as u64).max(1);
+        for input in inputs.drain(..) {
+            match input {
+                Input::Propose(mut entries) => proposals.append(&mut entries),
+                Input::ProposeInTerm { term, entry } => {
+                    let state = self.driver.soft_state();
+                    if state.role == Role::Leader && state.term == term {
+                        proposals.push(entry);
+                    }
+                }
+                Input::ReadIndex(reader) => self.reads.waiting.push(reader),
+                Input::Event(event) => {
+                    self.propose(&mut proposals);
+                    self.event(event);
+                }
+                Input::Progress(peer, answer) => {
+                    let _ = answer.send(self.driver.progress(peer));
+                }
+                Input::TransferAway(answer) => {
+                    let target = match self.driver.soft_state().role {
+                        Role::Leader => self.driver.best_transferee(),
+                        _ => None,
+                    };
+                    if let Some(to) = target {
+                        self.event(Event::TransferLeader { to });
+                    }
+                    let _ = answer.send(target);
+                }
+                Input::Stop => return false,
+            }
+        }
+        self.taken = inputs;
+        self.propose(&mut proposals);
+        self.tick();
+        if self.driver.can_read_index()
+            && let Some(context) = self.reads.start()
+        {
+            self.event(Event::ReadIndex { context });
+        }
         self.work();
-        loop {
-            self.inputs.take(&mut inputs, Some(next_tick));
-            for input in inputs.drain(..) {
-                match input {
-                    Input::Propose(mut entries) => proposals.append(&mut entries),
-                    Input::ProposeInTerm { term, entry } => {
-                        let state = self.driver.soft_state();
-                        if state.role == Role::Leader && state.term == term {
-                            proposals.push(entry);
-                        }
-                    }
-                    Input::ReadIndex(reader) => self.reads.waiting.push(reader),
-                    Input::Event(event) => {
-                        self.propose(&mut proposals);
-                        self.event(event);
-                    }
-                    Input::Progress(peer, answer) => {
-                        let _ = answer.send(self.driver.progress(peer));
-                    }
-                    Input::TransferAway(answer) => {
-                        let target = match self.driver.soft_state().role {
-                            Role::Leader => self.driver.best_transferee(),
-                            _ => None,
-                        };
-                        if let Some(to) = target {
-                            self.event(Event::TransferLeader { to });
-                        }
-                        let _ = answer.send(target);
-                    }
-                    Input::Stop => return,
-                }
-            }
-            self.propose(&mut proposals);
-            let now = Instant::now();
-            if now >= next_tick {
-                // Ticks missed by a stalled thread are not made up for: that would only start elections.
-                next_tick = now + self.tick;
-                self.event(Event::Tick);
-                if self.reads.tick(read_retry_ticks) {
-                    self.status.slow_read_indexes.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-            if self.driver.can_read_index()
-                && let Some(context) = self.reads.start()
-            {
-                self.event(Event::ReadIndex { context });
-            }
-            self.work();
-            if self.fatal.is_set() {
-                return;
-            }
+        !self.fatal.is_set()
+    }
+}
+
+impl RaftLoop {
+    fn tick(&mut self) {
+        let now = self.clock.now();
+        if now < self.next_tick {
+            return;
+        }
+        // Ticks missed by a stalled thread are not made up for: that would only start elections.
+        self.next_tick = now + self.tick;
+        if let Some(state) = self.unwritten_commit.take() {
+            let _ = self.wal.send(wal_loop::Input::HardState(state));
+        }
+        self.event(Event::Tick);
+        let retry_ticks = (READ_RETRY_MS / self.tick.as_millis().max(1) as u64).max(1);
+        if self.reads.tick(retry_ticks) {
+            self.status.slow_read_indexes.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -192,7 +219,13 @@ impl RaftLoop {
 
     fn event(&mut self, event: Event) {
         match event {
-            Event::Persisted { .. } => self.persisting -= 1,
+            Event::Persisted { number } => {
+                self.persisting -= 1;
+                // What came after the last write had nothing to write.
+                if self.persisting == 0 {
+                    return self.persisted(number.max(self.last_number));
+                }
+            }
             Event::Applied { index } => self.compact(index),
             _ => {}
         }
@@ -210,6 +243,11 @@ impl RaftLoop {
         }
     }
 
+    /// The driver keeps a record of each output until it hears of it.
+    fn persisted(&mut self, number: u64) {
+        let _ = self.driver.step(Event::Persisted { number });
+    }
+
     /// Keeps what followers need to catch up, and no more than the bounds allow.
     fn compact(&mut self, applied: u64) {
         let log = self.driver.log();
@@ -224,7 +262,8 @@ impl RaftLoop {
         let _ = self.driver.step(Event::Compact { index });
     }
 
-    fn work(&mut self) {
+    /// Does what the driver wants done.
+    pub fn work(&mut self) {
         // Before anything leaves: somebody else may vote from here on.
         if !self.driver.is_sole_leader() {
             self.sole_since = None;
@@ -244,21 +283,35 @@ impl RaftLoop {
     }
 
     fn perform(&mut self, output: Output) {
+        self.last_number = output.number;
         if let Some(state) = output.soft_state {
             self.soft_state(state);
         }
         if !output.messages.is_empty() {
             self.outbound.send(output.messages);
         }
-        if let Some(persist) = output.persist {
+        if let Some(mut persist) = output.persist {
+            let commit = self.unwritten_commit.take();
+            persist.hard_state = persist.hard_state.or(commit);
+            if !persist.must_sync {
+                self.unwritten_commit = persist.hard_state.take();
+            }
+            if mutant::on(Mutant::D1) || mutant::on(Mutant::D3) {
+                let votes = [MessageType::MsgVoteResp as i32, MessageType::MsgPreVoteResp as i32];
+                let early =
+                    |message: &mut raftpb::Message| mutant::on(Mutant::D1) || votes.contains(&message.r#type);
+                self.outbound.send(persist.messages.extract_if(.., early).collect());
+            }
             // Behind a write that is not durable yet nothing may leave that could acknowledge it.
-            let nothing_to_write = !persist.must_sync && persist.hard_state.is_none();
-            if nothing_to_write && self.persisting == 0 {
-                self.outbound.send(persist.messages);
-            } else {
+            if persist.must_sync || (self.persisting > 0 && !persist.messages.is_empty()) {
                 self.persisting += 1;
                 let _ = self.wal.send(wal_loop::Input::Persist(persist));
+            } else {
+                self.outbound.send(persist.messages);
             }
+        }
+        if self.persisting == 0 {
+            self.persisted(output.number);
         }
         if !output.committed.is_empty() {
             let _ = self.apply.send(apply_loop::Input::Entries(output.committed));
@@ -277,8 +330,7 @@ impl RaftLoop {
             self.reads.abandon();
             match state.leader {
                 0 => {
-                    let now_ms = self.started.elapsed().as_millis() as u64;
-                    self.status.lost_leader_at_ms.store(now_ms.max(1), Ordering::Release);
+                    self.status.lost_leader_at_ms.store(self.clock.elapsed_ms().max(1), Ordering::Release);
                     tracing::info!(term = state.term, "raft lost its leader");
                 }
                 leader => {

@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use parking_lot::Mutex;
@@ -23,6 +24,7 @@ pub type Answer = Result<Response, ApplyError>;
 
 struct Waiter {
     sender: oneshot::Sender<Answer>,
+    deadline: Instant,
     /// Where the proposer's thread takes its answers, if it takes them together.
     lane: Option<Arc<Lane>>,
 }
@@ -34,10 +36,11 @@ pub struct Waits {
 }
 
 impl Waits {
-    pub fn register(&self, id: u64, lane: Option<Arc<Lane>>) -> oneshot::Receiver<Answer> {
+    /// What is not answered by `deadline` is let go by `expire`.
+    pub fn register(&self, id: u64, deadline: Instant, lane: Option<Arc<Lane>>) -> oneshot::Receiver<Answer> {
         let (sender, receiver) = oneshot::channel();
         self.len.fetch_add(1, Ordering::Relaxed);
-        self.shard(id).lock().insert(id, Waiter { sender, lane });
+        self.shard(id).lock().insert(id, Waiter { sender, deadline, lane });
         receiver
     }
 
@@ -45,7 +48,7 @@ impl Waits {
     pub fn answer(&self, answers: Vec<(u64, Answer)>) {
         let mut lanes: Vec<(Arc<Lane>, Vec<(oneshot::Sender<Answer>, Answer)>)> = Vec::new();
         for (id, answer) in answers {
-            let Some(Waiter { sender, lane }) = self.shard(id).lock().remove(&id) else { continue };
+            let Some(Waiter { sender, lane, .. }) = self.shard(id).lock().remove(&id) else { continue };
             self.len.fetch_sub(1, Ordering::Relaxed);
             match lane {
                 None => drop(sender.send(answer)),
@@ -57,6 +60,19 @@ impl Waits {
         }
         for (lane, mut batch) in lanes {
             lane.answer(&mut batch);
+        }
+    }
+
+    /// Lets go whoever has waited beyond its deadline: its receiver ends without an answer.
+    pub fn expire(&self, now: Instant) {
+        for shard in &self.shards {
+            shard.lock().retain(|_, waiter| {
+                let waits = waiter.deadline > now;
+                if !waits {
+                    self.len.fetch_sub(1, Ordering::Relaxed);
+                }
+                waits
+            });
         }
     }
 
@@ -74,5 +90,27 @@ impl Waits {
 
     fn shard(&self, id: u64) -> &Mutex<HashMap<u64, Waiter>> {
         &self.shards[id as usize % SHARDS]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_sweep_lets_go_those_beyond_their_deadline_and_no_others() {
+        let waits = Waits::default();
+        let now = Instant::now();
+        let mut late = waits.register(1, now, None);
+        let mut waiting = waits.register(2, now + Duration::from_secs(1), None);
+        waits.expire(now);
+        assert!(matches!(late.try_recv(), Err(oneshot::error::TryRecvError::Closed)));
+        assert!(matches!(waiting.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
+        assert_eq!(waits.count(), 1);
+        waits.answer(vec![(1, Ok(Response::None)), (2, Ok(Response::None))]);
+        assert!(matches!(waiting.try_recv(), Ok(Ok(Response::None))));
+        assert_eq!(waits.count(), 0);
     }
 }

@@ -8,28 +8,33 @@ use std::{
     collections::VecDeque,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
-    time::Instant,
+    thread::Thread,
 };
 
 use proto::{raftpb, walpb};
 
 use super::{
     apply_loop,
+    clock::Clock,
     fatal::Fatal,
-    mailbox::{Receiver, Sender},
+    mailbox::{Receiver, Sender, Wake},
     metrics::Metrics,
+    part::{Part, inbox},
     raft_loop,
     transport::Outbound,
 };
 use crate::{
     disk::Disk,
+    mutant::{self, Mutant},
     raft::{Persist, driver::Event},
     snap,
-    wal::{EntryRef, Wal},
+    wal::{EntryRef, Wal, ahead::Ahead},
 };
 
 pub enum Input {
     Persist(Persist),
+    /// Without a sync, and nobody waits for it.
+    HardState(raftpb::HardState),
     /// The backend durably holds everything up to here: older log may go.
     Marker(raftpb::SnapshotMetadata),
     Stop,
@@ -41,6 +46,11 @@ pub struct WalLoop {
     pub snap_dir: PathBuf,
     pub max_wals: usize,
     pub inputs: Receiver<Input>,
+    /// Kept for its space.
+    pub taken: Vec<Input>,
+    /// Runs `fill`. Without it syncs only take longer.
+    pub filler: Option<Thread>,
+    pub clock: Clock,
     pub raft: Sender<raft_loop::Input>,
     pub apply: Sender<apply_loop::Input>,
     pub outbound: Arc<dyn Outbound>,
@@ -49,62 +59,106 @@ pub struct WalLoop {
     pub no_fsync: bool,
 }
 
+/// Keeps zeros ahead of the log until it is closed.
+pub fn fill(ahead: &Ahead, fatal: &Fatal) {
+    loop {
+        match ahead.step() {
+            Ok(true) => {}
+            Ok(false) if ahead.is_closed() => return,
+            Ok(false) => std::thread::park(),
+            Err(error) => return fatal.set(format!("write-ahead log: {error}")),
+        }
+    }
+}
+
 /// `.snap` files kept.
 const KEEP_SNAPSHOTS: usize = 5;
 
-impl WalLoop {
-    pub fn run(mut self) {
-        if let Err(error) = self.serve() {
-            self.fatal.set(format!("write-ahead log: {error}"));
-        }
+impl Part for WalLoop {
+    inbox!();
+
+    fn wake(&self) -> Wake {
+        Wake::Never
     }
 
-    fn serve(&mut self) -> Result<(), Box<dyn std::error::Error>> {
-        let mut inputs = Vec::new();
-        loop {
-            self.inputs.take(&mut inputs, None);
-            let mut persists = VecDeque::new();
-            let mut must_sync = false;
-            let mut markers = Vec::new();
-            let mut stop = false;
-            for input in inputs.drain(..) {
-                match input {
-                    Input::Persist(persist) => {
-                        must_sync |= persist.must_sync;
-                        self.write(&persist)?;
-                        persists.push_back(persist);
-                    }
-                    Input::Marker(metadata) => markers.push(metadata),
-                    Input::Stop => stop = true,
+    fn turn(&mut self) -> bool {
+        let goes_on = self.serve().unwrap_or_else(|error| {
+            self.fatal.set(format!("write-ahead log: {error}"));
+            false
+        });
+        if let Some(filler) = self.filler.as_ref().filter(|_| self.wal.ahead().is_low()) {
+            filler.unpark();
+        }
+        goes_on
+    }
+}
+
+/// However it ends, the filler does too.
+impl Drop for WalLoop {
+    fn drop(&mut self) {
+        self.wal.ahead().close();
+        if let Some(filler) = &self.filler {
+            filler.unpark();
+        }
+    }
+}
+
+impl WalLoop {
+    /// False once it was told to stop.
+    fn serve(&mut self) -> Result<bool, Box<dyn std::error::Error>> {
+        let mut inputs = std::mem::take(&mut self.taken);
+        self.inputs.take(&mut inputs);
+        let mut persists = VecDeque::new();
+        let mut must_sync = false;
+        let mut markers = Vec::new();
+        let mut stop = false;
+        for input in inputs.drain(..) {
+            match input {
+                Input::Persist(persist) => {
+                    must_sync |= persist.must_sync;
+                    self.write(&persist)?;
+                    persists.push_back(persist);
                 }
-            }
-            if must_sync && !self.no_fsync {
-                let started = Instant::now();
-                self.wal.sync()?;
-                self.metrics.wal_fsync.observe(started.elapsed());
-            }
-            for persist in persists {
-                if let Some(snapshot) = persist.snapshot {
-                    let _ = self.apply.send(apply_loop::Input::Restore(snapshot.metadata));
-                }
-                // The driver first: an answer to these messages must find it knowing what they claim.
-                let event = Event::Persisted { number: persist.number };
-                let _ = self.raft.send(raft_loop::Input::Event(event));
-                self.outbound.send(persist.messages);
-            }
-            // After the answers: nobody waits for these.
-            if let Some(metadata) = markers.pop() {
-                self.mark(&metadata)?;
-                self.wal.release_to(metadata.index);
-                self.wal.purge(self.max_wals)?;
-                snap::purge(&*self.disk, &self.snap_dir, KEEP_SNAPSHOTS)?;
-                self.purge_received(metadata.index);
-            }
-            self.wal.prepare_next()?;
-            if stop {
-                return Ok(self.wal.sync()?);
+                Input::HardState(state) => self.wal.save(Some(&state), [])?,
+                Input::Marker(metadata) => markers.push(metadata),
+                Input::Stop => stop = true,
             }
         }
+        self.taken = inputs;
+        if must_sync && !self.no_fsync {
+            let started = self.clock.now();
+            if !mutant::on(Mutant::D7) {
+                self.wal.sync()?;
+            }
+            self.metrics.wal_fsync.observe(self.clock.now() - started);
+        }
+        for persist in persists {
+            if let Some(snapshot) = persist.snapshot {
+                let _ = self.apply.send(apply_loop::Input::Restore(snapshot.metadata));
+            }
+            // The driver first: an answer to these messages must find it knowing what they claim.
+            let event = Event::Persisted { number: persist.number };
+            let _ = self.raft.send(raft_loop::Input::Event(event));
+            self.outbound.send(persist.messages);
+        }
+        // After the answers: nobody waits for these.
+        if let Some(metadata) = markers.pop() {
+            // A reader takes a mark beyond the commit index for one that a crash left. The log has these entries.
+            let state = *self.wal.hard_state();
+            if state.commit < metadata.index {
+                self.wal.save(Some(&raftpb::HardState { commit: metadata.index, ..state }), [])?;
+            }
+            self.mark(&metadata)?;
+            self.wal.release_to(metadata.index);
+            self.wal.purge(self.max_wals)?;
+            snap::purge(&*self.disk, &self.snap_dir, KEEP_SNAPSHOTS)?;
+            self.purge_received(metadata.index);
+        }
+        self.wal.prepare_next()?;
+        if stop {
+            self.wal.sync()?;
+        }
+        Ok(!stop)
     }
 
     /// Removes received snapshots that raft had no use for.
@@ -123,7 +177,7 @@ impl WalLoop {
         if let Some(snapshot) = &persist.snapshot {
             self.mark(&snapshot.metadata)?;
         }
-        let started = Instant::now();
+        let started = self.clock.now();
         let entries = persist.entries.iter().map(|entry| EntryRef {
             entry_type: entry.r#type,
             term: entry.term,
@@ -131,7 +185,7 @@ impl WalLoop {
             data: entry.data.as_deref().unwrap_or_default(),
         });
         self.wal.save(persist.hard_state.as_ref(), entries)?;
-        self.metrics.wal_write.observe(started.elapsed());
+        self.metrics.wal_write.observe(self.clock.now() - started);
         Ok(())
     }
 

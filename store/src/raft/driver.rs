@@ -20,6 +20,7 @@ use raft::{
 };
 
 use super::{convert, log::Log};
+use crate::mutant::{self, Mutant};
 
 /// Give a bound, get a number below it; seeded by whoever builds the driver.
 pub type Random = Box<dyn FnMut(u64) -> u64 + Send>;
@@ -106,6 +107,8 @@ pub struct Persist {
 
 #[derive(Default)]
 pub struct Output {
+    /// Once all that it asks for is durable, `Persisted` may name it.
+    pub number: u64,
     pub soft_state: Option<SoftState>,
     pub messages: Vec<raftpb::Message>,
     pub persist: Option<Persist>,
@@ -180,6 +183,8 @@ impl Driver {
 
     pub fn step(&mut self, event: Event) -> Result<(), StepError> {
         let result = match event {
+            // An election looks at the entries that are not applied yet: those that a snapshot stands for are gone.
+            Event::Tick if self.is_installing() => Ok(()),
             Event::Tick => {
                 self.node.tick();
                 Ok(())
@@ -239,6 +244,7 @@ impl Driver {
                 self.node.mut_store().compact(index);
                 Ok(())
             }
+            Event::Campaign if self.is_installing() => Err(StepError::Refused),
             Event::Campaign => self.node.campaign().map_err(|_| StepError::Refused),
         };
         self.draw_election_timeout();
@@ -256,7 +262,7 @@ impl Driver {
             return None;
         }
         let mut ready = self.node.ready();
-        let mut output = Output::default();
+        let mut output = Output { number: ready.number(), ..Output::default() };
         let soft_state = self.soft_state();
         if soft_state != self.reported {
             self.reported = soft_state;
@@ -275,7 +281,7 @@ impl Driver {
         let mut persist = Persist {
             number: ready.number(),
             hard_state: ready.hs().map(convert::hard_state_to_etcd),
-            must_sync: ready.must_sync(),
+            must_sync: ready.must_sync() || !ready.snapshot().is_empty(),
             messages: ready.take_persisted_messages().into_iter().map(convert::message_to_etcd).collect(),
             ..Default::default()
         };
@@ -359,6 +365,12 @@ impl Driver {
         Some(*id)
     }
 
+    /// Whether the state has yet to take over a received snapshot.
+    fn is_installing(&self) -> bool {
+        let raft_log = &self.node.raft.raft_log;
+        !mutant::on(Mutant::K2) && raft_log.applied + 1 < raft_log.store.first()
+    }
+
     /// A snapshot may be taken over before the word arrives that its mark in the log is durable.
     fn advance_applied(&mut self) {
         let log = &self.node.raft.raft_log;
@@ -395,6 +407,9 @@ impl Driver {
         let message =
             convert::message_to_raft(message).ok_or(StepError::BadMessage("unknown message type"))?;
         self.check(&message).map_err(StepError::BadMessage)?;
+        if message.msg_type == MessageType::MsgTimeoutNow && self.is_installing() {
+            return Ok(());
+        }
         self.node.step(message).map_err(|_| StepError::Refused)
     }
 

@@ -149,7 +149,7 @@ impl Cluster {
     /// Performs what the driver asks for, as the node's threads do.
     fn work(&mut self, id: u64) {
         while let Some(output) = self.nodes.get_mut(&id).and_then(|node| node.driver.poll()) {
-            let Output { soft_state, messages, persist, committed, reads } = output;
+            let Output { soft_state, messages, persist, committed, reads, .. } = output;
             if let Some(state) = soft_state {
                 let role = match state.role {
                     Role::Leader => "leads".into(),
@@ -448,6 +448,56 @@ fn settled() -> Cluster {
         cluster.command("run", &[]);
     }
     cluster
+}
+
+#[test]
+fn a_member_that_installs_a_snapshot_does_not_stand_for_election() {
+    let conf_state = raftpb::ConfState { voters: vec![1, 2, 3], ..Default::default() };
+    let disk = Disk { applied: (0, 0, conf_state.clone()), ..Disk::default() };
+    let mut driver = Node::start(2, disk, 1).driver;
+    let poll = |driver: &mut Driver| {
+        let (mut kinds, mut numbers) = (Vec::new(), Vec::new());
+        while let Some(output) = driver.poll() {
+            let persisted = output.persist.unwrap_or_default();
+            kinds.extend(output.messages.iter().chain(&persisted.messages).map(|it| it.r#type));
+            numbers.push(persisted.number);
+        }
+        (kinds, numbers)
+    };
+    let metadata = raftpb::SnapshotMetadata { conf_state, index: 10, term: 2 };
+    let snapshot = raftpb::Message {
+        r#type: MessageType::MsgSnap as i32,
+        to: 2,
+        from: 1,
+        term: 2,
+        snapshot: raftpb::Snapshot { data: None, metadata },
+        ..Default::default()
+    };
+    driver.step(Event::Message(Box::new(snapshot))).unwrap();
+    let (_, numbers) = poll(&mut driver);
+    let wait = |driver: &mut Driver| (0..100).for_each(|_| driver.step(Event::Tick).unwrap());
+    wait(&mut driver);
+    assert!(poll(&mut driver).0.is_empty(), "the log does not hold what the state still lacks");
+
+    numbers.into_iter().for_each(|number| driver.step(Event::Persisted { number }).unwrap());
+    wait(&mut driver);
+    let timeout_now = raftpb::Message {
+        r#type: MessageType::MsgTimeoutNow as i32,
+        to: 2,
+        from: 1,
+        term: 2,
+        ..Default::default()
+    };
+    driver.step(Event::Message(Box::new(timeout_now))).unwrap();
+    assert_eq!(driver.step(Event::Campaign), Err(StepError::Refused));
+    assert!(
+        !poll(&mut driver).0.contains(&(MessageType::MsgPreVote as i32)),
+        "durable, and still not applied"
+    );
+
+    driver.step(Event::Applied { index: 10 }).unwrap();
+    wait(&mut driver);
+    assert!(poll(&mut driver).0.contains(&(MessageType::MsgPreVote as i32)));
 }
 
 fn entry(term: u64, index: u64) -> raftpb::Entry {

@@ -13,61 +13,69 @@ use std::{
 };
 
 use prost::Message;
-use proto::{etcdserverpb, leasepb, raftpb, walpb};
+use proto::{etcdserverpb, raftpb, walpb};
 
 use super::{StartError, failed};
 use crate::{
     apply::{alarm::Alarms, conf_state_json},
     backend::{
-        Backend, Batch, Bucket,
+        Backend, BackendError, Batch, Bucket,
         rocks::{self, Rocks},
         schema::meta,
     },
     config::{ClusterState, Config},
-    disk::Disk,
+    disk::{self, Disk, Mode},
     ids,
     membership::{Member, Membership},
-    mvcc::load::{self, Loaded},
-    node::{apply_loop::received_path, backend_loop::load_tree, load_leases, snapshot},
+    mvcc::load,
+    node::{
+        apply_loop::received_path,
+        backend_loop::{TREE_FILE, load_tree},
+        build::Found,
+        load_leases, snapshot,
+    },
     raft::{convert, log::Log},
     snap,
     wal::{self, EntryRef, Wal},
 };
 
-/// The backend's directory and the saved tree, beside etcd's snapshot files.
+/// The backend's directory, beside etcd's snapshot files.
 const BACKEND_DIR: &str = "kv";
-pub const TREE_FILE: &str = "tree";
 
-pub struct Bootstrapped {
-    pub id: u64,
-    pub cluster_id: u64,
-    pub wal: Wal,
-    pub log: Log,
-    pub backend: Arc<dyn Backend>,
-    pub loaded: Loaded,
-    /// Revision of the saved tree that was found, 0 if none was.
-    pub tree_saved: i64,
-    pub leases: Vec<leasepb::Lease>,
-    pub membership: Membership,
-    pub alarms: Alarms,
-    /// What the backend holds.
-    pub applied: raftpb::SnapshotMetadata,
-}
+/// Opens the backend that belongs into a directory.
+pub type OpenBackend<'a> = &'a dyn Fn(&Path) -> Result<Arc<dyn Backend>, BackendError>;
 
-pub fn bootstrap(config: &Config, disk: Arc<dyn Disk>) -> Result<Bootstrapped, StartError> {
+/// Checks the data directory of the machine, then does as `member` with RocksDB for a backend.
+pub fn bootstrap(config: &Config, disk: Arc<dyn Disk>) -> Result<Found, StartError> {
     let data_dir = config.data_dir_path();
     check_data_dir(&data_dir)?;
     let snap_dir = config.member_dir_path().join("snap");
-    let wal_dir = config.wal_dir_path();
-    let exists = wal::exists(&*disk, &wal_dir).map_err(failed("write-ahead log"))?;
-    disk.create_dir_all(&snap_dir).map_err(failed("cannot create data directory"))?;
     if snap_dir.join("db").exists() && !snap_dir.join(BACKEND_DIR).exists() {
         return Err(StartError(format!(
             "{} holds the data of a stock etcd (snap/db): taking it over in place is not supported yet",
             data_dir.display()
         )));
     }
-    if exists { restart(config, disk, &snap_dir, &wal_dir) } else { found(config, disk, &snap_dir, &wal_dir) }
+    let open = |dir: &Path| -> Result<Arc<dyn Backend>, BackendError> {
+        Ok(Rocks::open(dir, rocks::Settings::default())?)
+    };
+    member(config, disk, &open, wal::Options::default())
+}
+
+/// Finds the member on the disk, or founds it.
+pub fn member(
+    config: &Config,
+    disk: Arc<dyn Disk>,
+    open: OpenBackend<'_>,
+    wal_options: wal::Options,
+) -> Result<Found, StartError> {
+    let snap_dir = config.member_dir_path().join("snap");
+    let wal_dir = config.wal_dir_path();
+    let exists = wal::exists(&*disk, &wal_dir).map_err(failed("write-ahead log"))?;
+    disk.create_dir_all(&snap_dir).map_err(failed("cannot create data directory"))?;
+    let open = || open(&snap_dir.join(BACKEND_DIR)).map_err(failed("backend"));
+    let place = Place { disk, snap_dir: &snap_dir, wal_dir: &wal_dir, wal_options, open: &open };
+    if exists { restart(config, place) } else { found(config, place) }
 }
 
 fn check_data_dir(data_dir: &Path) -> Result<(), StartError> {
@@ -86,17 +94,18 @@ fn check_data_dir(data_dir: &Path) -> Result<(), StartError> {
     Ok(())
 }
 
-fn open_backend(snap_dir: &Path) -> Result<Arc<dyn Backend>, StartError> {
-    Ok(Rocks::open(&snap_dir.join(BACKEND_DIR), rocks::Settings::default()).map_err(failed("backend"))?)
+/// Where a member lives.
+struct Place<'a> {
+    disk: Arc<dyn Disk>,
+    snap_dir: &'a Path,
+    wal_dir: &'a Path,
+    wal_options: wal::Options,
+    open: &'a dyn Fn() -> Result<Arc<dyn Backend>, StartError>,
 }
 
 /// Founds a member of a new cluster.
-fn found(
-    config: &Config,
-    disk: Arc<dyn Disk>,
-    snap_dir: &Path,
-    wal_dir: &Path,
-) -> Result<Bootstrapped, StartError> {
+fn found(config: &Config, place: Place<'_>) -> Result<Found, StartError> {
+    let Place { disk, snap_dir, wal_dir, wal_options, open } = place;
     if config.initial_cluster_state == ClusterState::Existing {
         return Err(StartError(
             "joining an existing cluster is not supported yet; start with --initial-cluster-state=new".into(),
@@ -126,7 +135,7 @@ fn found(
     let voters: Vec<u64> = members.iter().map(|member| member.id).collect();
     let cluster_id = ids::cluster_id(&voters);
 
-    let backend = open_backend(snap_dir)?;
+    let backend = open()?;
     if backend.get(Bucket::Meta, meta::CONSISTENT_INDEX).map_err(failed("backend"))?.is_some() {
         return Err(StartError(format!(
             "{} holds data, but its write-ahead log {} is gone: restore the log, or remove the data directory and \
@@ -136,8 +145,7 @@ fn found(
         )));
     }
     let metadata = etcdserverpb::Metadata { node_id: id, cluster_id };
-    let mut wal =
-        Wal::create(disk, wal_dir, &metadata, wal::Options::default()).map_err(failed("write-ahead log"))?;
+    let mut wal = Wal::create(disk, wal_dir, &metadata, wal_options).map_err(failed("write-ahead log"))?;
     let entries: Vec<raftpb::Entry> = members
         .iter()
         .zip(1..)
@@ -178,12 +186,8 @@ fn found(
     )
 }
 
-fn restart(
-    config: &Config,
-    disk: Arc<dyn Disk>,
-    snap_dir: &Path,
-    wal_dir: &Path,
-) -> Result<Bootstrapped, StartError> {
+fn restart(config: &Config, place: Place<'_>) -> Result<Found, StartError> {
+    let Place { disk, snap_dir, wal_dir, wal_options, open } = place;
     let newest = wal::newest_snapshots(&*disk, wal_dir).map_err(failed("write-ahead log"))?;
     let mut found = snap::load_newest(&*disk, snap_dir, &newest).map_err(failed("snapshot"))?;
     for (file, reason) in &found.broken {
@@ -197,13 +201,13 @@ fn restart(
     let marker = found.snapshot.unwrap_or_default().metadata;
     let from = walpb::Snapshot { index: marker.index, term: marker.term, conf_state: None };
     let (wal, recovered) =
-        Wal::open(disk, wal_dir, &from, wal::Options::default()).map_err(failed("write-ahead log"))?;
+        Wal::open(disk.clone(), wal_dir, &from, wal_options).map_err(failed("write-ahead log"))?;
     if let Some((file, offset)) = &recovered.torn {
         tracing::warn!(file = %file.display(), offset, "cut off a torn write at the end of the log");
     }
     let etcdserverpb::Metadata { node_id, cluster_id } = recovered.metadata;
-    let backend = open_backend(snap_dir)?;
-    finish_install(&*backend, snap_dir, &marker)?;
+    let backend = open()?;
+    finish_install(&*disk, &*backend, snap_dir, &marker)?;
     let membership = Membership::load(cluster_id, &*backend).map_err(failed("backend"))?;
     if membership.members().next().is_some()
         && membership.get(node_id).is_none()
@@ -232,7 +236,7 @@ fn restart(
             "the data directory was written by a member of another name"
         );
     }
-    let tree = load_tree(&snap_dir.join(TREE_FILE));
+    let tree = load_tree(&*disk, &snap_dir.join(TREE_FILE));
     tracing::info!(
         member_id = format!("{node_id:x}"),
         cluster_id = format!("{cluster_id:x}"),
@@ -244,6 +248,7 @@ fn restart(
 
 /// Completes the installation of a received snapshot that a crash interrupted, or that had not begun.
 fn finish_install(
+    disk: &dyn Disk,
     backend: &dyn Backend,
     snap_dir: &Path,
     marker: &raftpb::SnapshotMetadata,
@@ -256,17 +261,18 @@ fn finish_install(
         None => return Ok(()),
     };
     let path: PathBuf = received_path(snap_dir, index);
-    let file = fs::File::open(&path).map_err(|error| {
+    let file = disk.open(&path, Mode::Read).map_err(|error| {
         StartError(format!(
             "the data ends at raft index {found}, before the snapshot at {index}, and the received snapshot {} cannot be \
              read: {error}; remove the data directory and rejoin the cluster",
             path.display()
         ))
     })?;
-    let _ = fs::remove_file(snap_dir.join(TREE_FILE));
-    snapshot::install(backend, index, &mut BufReader::with_capacity(1 << 20, file))
-        .map_err(failed("snapshot"))?;
-    fs::remove_file(&path).map_err(failed("snapshot"))
+    // It may not be there.
+    let _ = disk.remove_file(&snap_dir.join(TREE_FILE));
+    let mut stream = BufReader::with_capacity(1 << 20, disk::Reader::new(&*file));
+    snapshot::install(backend, index, &mut stream).map_err(failed("snapshot"))?;
+    disk.remove_file(&path).map_err(failed("snapshot"))
 }
 
 #[expect(clippy::too_many_arguments, reason = "the parts of a member, met here once")]
@@ -280,7 +286,7 @@ fn assemble(
     entries: Vec<raftpb::Entry>,
     conf_state: Option<raftpb::ConfState>,
     tree: Option<(i64, crate::mvcc::tree::Tree)>,
-) -> Result<Bootstrapped, StartError> {
+) -> Result<Found, StartError> {
     if let Some(conf_state) = conf_state {
         let mut batch = Batch::default();
         batch.put(Bucket::Meta, meta::CONF_STATE, &conf_state_json(&conf_state));
@@ -293,6 +299,13 @@ fn assemble(
             "the data is at raft index {}, but the write-ahead log ends at {last}: the log was cut or belongs to another \
              member",
             applied.index
+        )));
+    }
+    if hard_state.commit > last {
+        return Err(StartError(format!(
+            "the write-ahead log ends at raft index {last}, but says that {} was committed: it was cut, or a snapshot \
+             that it relies on is gone",
+            hard_state.commit
         )));
     }
     // A crash before the first flush: the log alone tells who votes.
@@ -316,19 +329,7 @@ fn assemble(
     let leases = load_leases(&*backend).map_err(failed("backend"))?;
     let membership = Membership::load(cluster_id, &*backend).map_err(failed("backend"))?;
     let alarms = Alarms::load(&*backend).map_err(failed("backend"))?;
-    Ok(Bootstrapped {
-        id,
-        cluster_id,
-        wal,
-        log,
-        backend,
-        loaded,
-        tree_saved,
-        leases,
-        membership,
-        alarms,
-        applied,
-    })
+    Ok(Found { id, cluster_id, wal, log, backend, loaded, tree_saved, leases, membership, alarms, applied })
 }
 
 /// Voters named by the configuration changes that open a log.
@@ -349,4 +350,28 @@ fn initial_conf_state(entries: &[raftpb::Entry]) -> Result<raftpb::ConfState, St
     }
     conf_state.voters.sort_unstable();
     Ok(conf_state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::memory::Memory;
+
+    #[test]
+    fn a_log_that_ends_before_its_commit_index_is_refused() {
+        let disk: Arc<dyn Disk> = Arc::new(disk::Sim::new());
+        let config = Config { data_dir: "/data".into(), ..Config::default() };
+        let memory: Arc<Memory> = Arc::default();
+        let open = |_: &Path| Ok(memory.clone() as Arc<dyn Backend>);
+        let options = wal::Options { segment_bytes: 64 << 10 };
+        let start = || member(&config, disk.clone(), &open, options);
+
+        let mut found = start().unwrap();
+        let state = raftpb::HardState { term: 1, vote: 0, commit: 1000 };
+        found.wal.save(Some(&state), []).unwrap();
+        found.wal.sync().unwrap();
+        drop(found);
+        let Err(error) = start() else { panic!("it started") };
+        assert!(error.0.contains("ends at raft index 1, but says that 1000 was committed"), "{error}");
+    }
 }

@@ -217,7 +217,7 @@ async fn python_etcd3() {
         let importable =
             python(&["-c", "import etcd3"]).output().await.is_ok_and(|output| output.status.success());
         if !importable {
-            println!("skipped: the Python module etcd3 is not importable");
+            binary::missing("the Python module etcd3 is not importable (`tools/setup --tests` installs it)");
             return;
         }
         let cluster = Cluster::start(&binary::ours(), 1).await;

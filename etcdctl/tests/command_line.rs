@@ -1,0 +1,78 @@
+//! What our etcdctl says before it asks any server: refusals and warnings.
+
+use std::io::{BufRead, BufReader, ErrorKind};
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
+/// Standard error and the exit code of a command that must print nothing else.
+fn refused(args: &[&str], environment: &[(&str, &str)]) -> (String, Option<i32>) {
+    let output = Command::new(env!("CARGO_BIN_EXE_etcdctl"))
+        .env_clear()
+        .envs(environment.iter().copied())
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert!(output.stdout.is_empty(), "{output:?}");
+    (String::from_utf8(output.stderr).unwrap(), output.status.code())
+}
+
+#[test]
+fn discovery() {
+    let text = |flag: &str| {
+        format!("Error: {flag}: this client has no DNS discovery, name the endpoints with --endpoints\n")
+    };
+    for (args, flag) in [
+        (&["get", "a", "--discovery-srv", "example.com"][..], "--discovery-srv"),
+        (&["-d", "example.com", "endpoint", "health"], "--discovery-srv"),
+        (&["put", "a", "b", "--discovery-srv-name=x"], "--discovery-srv-name"),
+        (&["member", "list", "--insecure-discovery=false"], "--insecure-discovery"),
+    ] {
+        assert_eq!(refused(args, &[]), (text(flag), Some(4)), "{args:?}");
+    }
+    let environment = [("ETCDCTL_DISCOVERY_SRV", "example.com")];
+    assert_eq!(refused(&["get", "a"], &environment), (text("--discovery-srv"), Some(4)));
+}
+
+#[test]
+fn tls() {
+    let text = "Error: this client has no TLS: --insecure-transport must be true\n";
+    for args in [&["get", "a"][..], &["endpoint", "health"]] {
+        let args = [args, &["--insecure-transport=false"]].concat();
+        assert_eq!(refused(&args, &[]), (text.into(), Some(2)));
+    }
+}
+
+#[test]
+fn del_of_a_range_can_be_interrupted() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = server.local_addr().unwrap().to_string();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_etcdctl"))
+        .env_clear()
+        .args(["del", "a", "b\n", "--endpoints", &endpoint])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut warning = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut warning).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let expected = "Warning: Keys between \"a\" and \"b\\n\" will be deleted. Please interrupt the command within \
+                    next 2 seconds to cancel. You can provide `--range` flag to avoid the delay.\n";
+    assert_eq!(warning, expected);
+    server.set_nonblocking(true).unwrap();
+    assert_eq!(server.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "asked before the pause was over");
+}
+
+#[test]
+fn del_range_does_not_wait() {
+    let args = ["del", "a", "b", "--range", "--endpoints", "127.0.0.1:1", "--command-timeout", "1ms"];
+    assert_eq!(refused(&args, &[]), ("Error: context deadline exceeded\n".into(), Some(1)));
+}
+
+#[test]
+fn the_v2_api() {
+    let text = "unsupported API version: 2\n";
+    assert_eq!(refused(&["get", "a"], &[("ETCDCTL_API", "2")]), (text.into(), Some(1)));
+}

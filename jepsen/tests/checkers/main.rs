@@ -1,0 +1,12 @@
+//! Checks the checkers: against brute force, against valid histories that were broken, against histories whose
+//! verdict is known, and against each other.
+
+mod breakages;
+mod brute;
+mod cycles;
+mod generate;
+mod locks;
+mod model;
+mod published;
+mod speed;
+mod watches;
