@@ -2,17 +2,38 @@
 //!
 //! | module | owns |
 //! |---|---|
-//! | `world` | time, the queue of events, faults, and what must always hold |
+//! | `plan` | what a run is to be, with every fault in advance; its text |
+//! | `run` | a run from its beginning to its report: faults, recovery, the last look, the verdict |
+//! | `world` | time, the queue of events, what members and clients do, and what must always hold |
+//! | `strike` | faults as they happen |
 //! | `member` | one member: the node's parts, turned one at a time, its disk and its history on it |
 //! | `client` | clients that ask and record what they were told |
-//! | `wire` | requests and answers as protobuf and as a history has them |
+//! | `watcher` | clients that watch |
+//! | `shrink` | a failing plan made smaller |
 //!
 //! A run has two phases. In the first, faults come and go; in the second they are over, and the cluster must agree and
-//! serve again within a limit. Then the history is judged. Everything that happens follows from the seed alone.
+//! serve again within a limit. Then the history is judged. Everything that happens follows from the plan alone.
 
 mod client;
 mod member;
-mod wire;
-pub mod world;
+pub mod plan;
+pub mod run;
+pub mod shrink;
+mod strike;
+mod watcher;
+mod world;
 
-pub use world::{Failure, Report, run};
+pub use plan::Plan;
+pub use run::{Failure, Report, run};
+
+/// Whether members can be told to make this mistake; the empty name is none.
+pub fn can_make(mutant: &str) -> Result<(), String> {
+    if mutant.is_empty() {
+        return Ok(());
+    }
+    #[cfg(feature = "mutants")]
+    if store::mutant::named(mutant).is_some() {
+        return Ok(());
+    }
+    Err(format!("members cannot make the mistake {mutant} in this build"))
+}

@@ -141,7 +141,8 @@ impl Applier {
         let (index, term) = self.consistent;
         let batch = self.store.batch();
         if !(mutant::on(Mutant::A2) && index % 2 == 0) {
-            batch.put(Bucket::Meta, meta::CONSISTENT_INDEX, &index.to_be_bytes());
+            let saved = index + u64::from(mutant::on(Mutant::A1));
+            batch.put(Bucket::Meta, meta::CONSISTENT_INDEX, &saved.to_be_bytes());
         }
         batch.put(Bucket::Meta, meta::TERM, &term.to_be_bytes());
         if let Some(conf_state) = conf_state {
@@ -360,7 +361,11 @@ impl Applier {
         if self.alarms.is_raised(AlarmType::Corrupt) {
             return Err(ApplyError::Corrupt);
         }
-        let keys = self.lessor.revoke(id)?;
+        let mut keys = self.lessor.revoke(id)?;
+        if mutant::on(Mutant::A6) && !keys.is_empty() {
+            let first = self.now_ms as usize % keys.len();
+            keys.rotate_left(first);
+        }
         let mut write = self.store.write();
         for key in keys {
             if write.get(&key).is_some() {

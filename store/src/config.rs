@@ -16,7 +16,7 @@ pub mod cli;
 pub mod cluster;
 pub mod duration;
 pub mod features;
-mod file;
+pub mod file;
 mod flags;
 pub mod logging;
 pub mod url;

@@ -32,6 +32,7 @@ use proto::etcdserverpb::LeaseCheckpoint;
 use proto::leasepb;
 use std::collections::{HashMap, VecDeque};
 
+use crate::mutant::{self, Mutant};
 use keys::Keys;
 use wheel::Wheel;
 
@@ -464,7 +465,10 @@ impl Lessor {
     fn count_from(&mut self, at: u32, now: u64, extend: u64) {
         let Some(leader) = &mut self.leader else { return };
         let lease = self.places[at as usize].as_mut().expect("the caller looked it up");
-        lease.deadline = after(now, lease.counted_ttl()).saturating_add(extend);
+        lease.deadline = match mutant::on(Mutant::L4) {
+            true => now,
+            false => after(now, lease.counted_ttl()).saturating_add(extend),
+        };
         lease.phase = Phase::Counting;
         leader.expiry.insert(at, lease.deadline);
         self.schedule_checkpoint(at, now);

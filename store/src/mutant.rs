@@ -2,31 +2,84 @@
 //! They exist only with the feature `mutants`, which no shipped binary has; without it `on` is a constant. One at a
 //! time, for the members that the calling thread turns.
 
-/// What goes wrong. Names are those of `correctness` programmes in the field: R reads, D durability, A apply; K ours.
+/// What goes wrong. Names are those of `correctness` programmes in the field: R reads, D durability, A apply, W watches,
+/// L leases; K ours, as is L7. `ALL` says what each is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
     /// A linearizable read is answered from the local state.
     R1,
     /// A read round is asked again with the same context.
     R2,
+    /// A new leader answers reads before it has committed in its term.
+    R3,
     /// A read does not wait until its index is applied.
     R4,
+    /// A local read names a newer revision than it shows.
+    R5,
     /// Acknowledgements and votes leave before they are durable.
     D1,
-    /// Votes alone leave before they are durable.
+    /// The only member applies before its log is synced.
+    D2,
+    /// Votes leave before they are durable.
     D3,
-    /// The directory is not synced after a new segment.
+    /// The directory is not synced after a new log segment.
     D4,
+    /// The log's checksums are not looked at.
+    D5,
+    /// Damage in the middle of the log passes for a torn tail.
+    D6,
     /// The log says that it has synced and has not.
     D7,
+    /// The log is cut behind what was not flushed.
+    D8,
+    /// The index is saved ahead of its data.
+    A1,
     /// Every other batch goes without its index, and is applied twice after a crash.
     A2,
     /// The state keeps its old index when it takes over a snapshot.
     A3,
     /// A snapshot leaves the old keys where they are.
     A4,
+    /// Ranges inside transactions are checked at the leader only.
+    A5,
+    /// The keys of a lease go in an order that differs between members.
+    A6,
+    /// Each operation of a transaction makes a revision.
+    A7,
+    /// Compares see their transaction's own puts.
+    A8,
     /// The create revision moves with every put.
     A9,
+    /// A compaction drops the tombstone at its revision.
+    A10,
+    /// A restart takes the revision from what a compaction left.
+    A11,
+    /// A snapshot's last batch is lost.
+    A12,
+    /// A watcher that reads slowly loses events.
+    W1,
+    /// Watchers are told again after a snapshot.
+    W2,
+    /// Progress is told ahead of events.
+    W3,
+    /// The events of a revision come in several responses.
+    W4,
+    /// A watcher that starts in the future is told of the present.
+    W5,
+    /// The events of a revision come in another order.
+    W6,
+    /// An event is told twice.
+    W7,
+    /// Leases are lost in a restart.
+    L1,
+    /// A deposed leader goes on ending leases.
+    L2,
+    /// A keepalive is acknowledged without asking who leads.
+    L3,
+    /// A new leader gives leases no time.
+    L4,
+    /// A keepalive is refused before the grant is applied.
+    L7,
     /// A view that is behind is not called stale.
     K1,
     /// A member stands for election while it takes over a snapshot.
@@ -42,7 +95,7 @@ pub(crate) const fn on(_: Mutant) -> bool {
 #[cfg(feature = "mutants")]
 pub(crate) use switch::on;
 #[cfg(feature = "mutants")]
-pub use switch::{ALL, MARK, set};
+pub use switch::{ALL, MARK, named, set};
 
 #[cfg(feature = "mutants")]
 mod switch {
@@ -53,18 +106,44 @@ mod switch {
     /// Stands in every binary that can be told to make mistakes, for whoever looks for it where it must not be.
     pub const MARK: &str = "keelson: this binary can make mistakes";
 
-    pub const ALL: [(Mutant, &str); 13] = [
+    pub const ALL: [(Mutant, &str); 39] = [
         (Mutant::R1, "a linearizable read is answered from the local state"),
         (Mutant::R2, "a read round is asked again with the same context"),
+        (Mutant::R3, "a new leader answers reads before it has committed in its term"),
         (Mutant::R4, "a read does not wait until its index is applied"),
+        (Mutant::R5, "a local read names a newer revision than it shows"),
         (Mutant::D1, "acknowledgements and votes leave before they are durable"),
+        (Mutant::D2, "the only member applies before its log is synced"),
         (Mutant::D3, "votes leave before they are durable"),
         (Mutant::D4, "the directory is not synced after a new log segment"),
+        (Mutant::D5, "the log's checksums are not looked at"),
+        (Mutant::D6, "damage in the middle of the log passes for a torn tail"),
         (Mutant::D7, "the log says that it has synced and has not"),
-        (Mutant::A2, "every other batch goes without its index"),
+        (Mutant::D8, "the log is cut behind what was not flushed"),
+        (Mutant::A1, "the index is saved ahead of its data"),
+        (Mutant::A2, "every other batch goes without its index, and is applied twice after a crash"),
         (Mutant::A3, "the state keeps its old index when it takes over a snapshot"),
         (Mutant::A4, "a snapshot leaves the old keys where they are"),
+        (Mutant::A5, "ranges inside transactions are checked at the leader only"),
+        (Mutant::A6, "the keys of a lease go in an order that differs between members"),
+        (Mutant::A7, "each operation of a transaction makes a revision"),
+        (Mutant::A8, "compares see their transaction's own puts"),
         (Mutant::A9, "the create revision moves with every put"),
+        (Mutant::A10, "a compaction drops the tombstone at its revision"),
+        (Mutant::A11, "a restart takes the revision from what a compaction left"),
+        (Mutant::A12, "a snapshot's last batch is lost"),
+        (Mutant::W1, "a watcher that reads slowly loses events"),
+        (Mutant::W2, "watchers are told again after a snapshot"),
+        (Mutant::W3, "progress is told ahead of events"),
+        (Mutant::W4, "the events of a revision come in several responses"),
+        (Mutant::W5, "a watcher that starts in the future is told of the present"),
+        (Mutant::W6, "the events of a revision come in another order"),
+        (Mutant::W7, "an event is told twice"),
+        (Mutant::L1, "leases are lost in a restart"),
+        (Mutant::L2, "a deposed leader goes on ending leases"),
+        (Mutant::L3, "a keepalive is acknowledged without asking who leads"),
+        (Mutant::L4, "a new leader gives leases no time"),
+        (Mutant::L7, "a keepalive is refused before the grant is applied"),
         (Mutant::K1, "a view that is behind is not called stale"),
         (Mutant::K2, "a member stands for election while it takes over a snapshot"),
     ];
@@ -76,6 +155,10 @@ mod switch {
     /// Which mistake this thread's members make from now on.
     pub fn set(mutant: Option<Mutant>) {
         CURRENT.set(mutant);
+    }
+
+    pub fn named(name: &str) -> Option<Mutant> {
+        ALL.iter().map(|(mutant, _)| *mutant).find(|mutant| format!("{mutant:?}") == name)
     }
 
     pub(crate) fn on(mutant: Mutant) -> bool {

@@ -61,6 +61,7 @@ use metrics::Metrics;
 use proposal::Operation;
 use runtime::Runtime;
 use status::Status;
+use transport::Ask;
 use wait::Waits;
 
 /// How late a request may be found to have timed out.
@@ -114,7 +115,7 @@ pub struct Node {
     pub(crate) backend_loop: Sender<backend_loop::Input>,
     pub(crate) shared: Arc<backend_loop::Shared>,
     pub(crate) transport: OnceLock<Transport>,
-    pub(crate) client: Client,
+    pub(crate) others: Arc<dyn Ask>,
     pub(crate) runtime: Runtime,
     pub(crate) clock: Clock,
 }
@@ -356,14 +357,27 @@ impl Node {
     /// Renews a lease; TTL 0 when there is none. Asks the leader if that is another member.
     pub async fn lease_renew(&self, id: i64) -> Result<i64, RequestError> {
         let renew = async {
+            // It may have been granted, and that not be applied here yet.
+            let mut may_be_unseen = true;
             loop {
                 let (answer, renewal) = oneshot::channel();
                 self.query(LeaseQuery::Renew { id, answer })?;
                 match renewal.await.map_err(|_| RequestError::Stopped)? {
+                    Renewal::Renewed { ttl, .. } if mutant::on(Mutant::L3) => return Ok(ttl),
                     Renewal::Renewed { ttl, .. } => {
-                        // A leader that was deposed meanwhile must not promise time.
+                        // A leader that was deposed meanwhile, or whose state is behind, must not promise time: what
+                        // was acknowledged before the call is applied after this, and who leads is known.
                         self.read_index().await?;
-                        return Ok(ttl);
+                        match self.local_time_to_live(id, false).await?.0 {
+                            TimeToLive::Left { .. } => return Ok(ttl),
+                            TimeToLive::NotFound => return Ok(0),
+                            TimeToLive::NotLeader => continue,
+                        }
+                    }
+                    Renewal::NotFound if may_be_unseen && !mutant::on(Mutant::L7) => {
+                        self.read_index().await?;
+                        may_be_unseen = false;
+                        continue;
                     }
                     Renewal::NotFound => return Ok(0),
                     Renewal::Expired => return Err(RequestError::Stopped),
@@ -399,7 +413,8 @@ impl Node {
             return None;
         }
         for url in &membership.get(leader)?.peer_urls {
-            if let Ok(answer) = self.client.post(url, path, "application/protobuf", body.clone()).await {
+            let request = http::Request::post(path).header("content-type", "application/protobuf").body(body.clone());
+            if let Some(answer) = self.others.ask(url, request.expect("constants make a request")).await {
                 return Some(answer);
             }
         }

@@ -138,6 +138,7 @@ impl Server {
             disk,
             outbound,
             members: Box::new(members),
+            others: Arc::new(node::peer_client(&config)),
             transport: Some(transport.clone()),
             runtime: node::runtime::Runtime::Tokio(runtime.handle().clone()),
             clock: Clock::real(),

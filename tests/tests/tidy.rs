@@ -118,11 +118,8 @@ fn only_one_file_names_rocksdb() {
 
 #[test]
 fn judges_do_not_know_the_judged() {
-    let mut files = sources();
-    let judges = ["history", "model", "check"].map(|module| format!("jepsen/src/{module}"));
-    files.retain(|file| judges.iter().any(|judge| file.path.starts_with(judge)));
-    assert!(files.len() > 10, "the judges are not where they were");
-    report("the judges share nothing with the server", &lines_with(&files, &["store::".to_string()]));
+    let manifest = std::fs::read_to_string(root().join("jepsen/oracle/Cargo.toml")).expect("the judges' manifest");
+    assert!(!manifest.contains("store"), "the judges share nothing with the server");
 }
 
 #[test]

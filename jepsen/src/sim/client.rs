@@ -10,18 +10,26 @@ use std::{
 };
 
 use bytes::Bytes;
-use rand::{Rng, rngs::StdRng};
-use store::{api::kv, node::Node};
+use oracle::{
+    history::{
+        Client as ClientId, Fate, LeaseId, Member, NEVER_NS, Operation, Outcome, Request, Value,
+        request::{Compare, Delete, End, Put, Range, Relation, Span, Txn, Wanted},
+    },
+    wire::{self, Book},
+};
+use proto::etcdserverpb as pb;
+use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
+use store::{
+    api::{kv, lease},
+    node::Node,
+};
 use tonic::Status;
 
-use super::wire::{Book, key_bytes, value_bytes};
-use crate::history::{
-    Client as ClientId, Fate, Member, NEVER_NS, Operation, Outcome, Request,
-    request::{Compare, Delete, End, Put, Range, Relation, Span, Txn, Wanted},
-};
 
 /// Keys that clients share.
-const KEYS: u64 = 12;
+pub const KEYS: u64 = 12;
+/// Leases that clients share at a time.
+const LEASES: LeaseId = 4;
 
 type Call = Pin<Box<dyn Future<Output = Result<Bytes, Status>>>>;
 
@@ -57,16 +65,59 @@ struct Pending {
     node: Arc<Node>,
 }
 
-/// Numbers that are given out once in a run.
+/// What the clients of a run write down, and numbers that are given out once.
 #[derive(Default)]
-pub struct Numbers {
-    pub clients: u32,
-    pub values: u64,
+pub struct Notes {
+    pub book: Book,
+    /// Under which request ID each operation was proposed, in the order in which they were recorded.
+    pub proposals: Vec<Option<u64>>,
+    /// Watch streams that were written down.
+    pub streams: usize,
+    /// The time to live of each lease asked for, in seconds; leases are numbered from 1.
+    ttls: Vec<i64>,
+    clients: u32,
+    values: u64,
+}
+
+impl Notes {
+    pub fn next_id(&mut self) -> ClientId {
+        self.clients += 1;
+        ClientId(self.clients - 1)
+    }
+
+    fn next_lease(&mut self, ttl_seconds: i64) -> LeaseId {
+        self.ttls.push(ttl_seconds);
+        self.ttls.len() as LeaseId
+    }
+
+    /// Whether a lease was asked for with a time to live of so many seconds at most.
+    pub fn is_short(&self, lease: LeaseId, ttl_seconds: i64) -> bool {
+        usize::try_from(lease - 1).is_ok_and(|at| self.ttls.get(at).is_some_and(|ttl| *ttl <= ttl_seconds))
+    }
+
+    /// One that may be there still.
+    fn some_lease(&self, random: &mut StdRng) -> LeaseId {
+        (self.ttls.len() as LeaseId - random.random_range(0..LEASES)).max(1)
+    }
+
+    fn next_value(&mut self) -> Value {
+        self.values += 1;
+        self.book.value(&value_bytes(self.values))
+    }
+}
+
+/// Names sort as their numbers do.
+pub fn key_bytes(number: u64) -> Bytes {
+    format!("k{number:02}").into()
+}
+
+fn value_bytes(number: u64) -> Bytes {
+    format!("v{number}").into()
 }
 
 impl Client {
-    pub fn new(random: StdRng, numbers: &mut Numbers) -> Client {
-        Client { id: next_id(numbers), random, called: Arc::default(), pending: None, serial: 0, seen: 1 }
+    pub fn new(random: StdRng, notes: &mut Notes) -> Client {
+        Client { id: notes.next_id(), random, called: Arc::default(), pending: None, serial: 0, seen: 1 }
     }
 
     pub fn random(&mut self) -> &mut StdRng {
@@ -81,20 +132,8 @@ impl Client {
         self.pending.as_ref().is_some_and(|pending| pending.member == member)
     }
 
-    /// Asks a member something.
+    /// Asks a member.
     pub fn ask(
-        &mut self,
-        (member, name): (usize, Member),
-        node: &Arc<Node>,
-        now_ns: u64,
-        book: &mut Book,
-        numbers: &mut Numbers,
-    ) {
-        let request = self.choose(book, numbers);
-        self.ask_this((member, name), node, now_ns, book, request);
-    }
-
-    pub fn ask_this(
         &mut self,
         (member, name): (usize, Member),
         node: &Arc<Node>,
@@ -122,10 +161,28 @@ impl Client {
                 Box::pin(async move { kv::txn(&node, txn).await })
             }
             Request::Compact { revision } => {
-                let request = proto::etcdserverpb::CompactionRequest { revision: *revision, physical: false };
+                let request = pb::CompactionRequest { revision: *revision, physical: false };
                 Box::pin(async move { kv::compact(&node, request).await })
             }
-            other => unreachable!("{other:?} is not asked yet"),
+            Request::Grant { lease, ttl_seconds } => {
+                let request = pb::LeaseGrantRequest { id: *lease, ttl: *ttl_seconds };
+                Box::pin(async move { lease::grant(&node, request).await })
+            }
+            Request::Revoke { lease } => {
+                let request = pb::LeaseRevokeRequest { id: *lease };
+                Box::pin(async move { lease::revoke(&node, request).await })
+            }
+            Request::KeepAlive { lease } => {
+                let id = *lease;
+                Box::pin(async move { lease::renew(&node, id).await })
+            }
+            Request::TimeToLive { lease, keys } => {
+                let request = pb::LeaseTimeToLiveRequest { id: *lease, keys: *keys };
+                Box::pin(async move { lease::time_to_live(&node, request).await })
+            }
+            Request::Leases => {
+                Box::pin(async move { lease::leases(&node, pb::LeaseLeasesRequest {}).await })
+            }
         };
         self.serial += 1;
         self.called.0.store(true, Ordering::Relaxed);
@@ -137,8 +194,7 @@ impl Client {
     pub fn poll(
         &mut self,
         now_ns: u64,
-        book: &mut Book,
-        numbers: &mut Numbers,
+        notes: &mut Notes,
         number: impl Fn(u64) -> Member,
     ) -> bool {
         let Some(pending) = &mut self.pending else { return false };
@@ -153,24 +209,29 @@ impl Client {
             pending.proposal = Some(after);
         }
         let Poll::Ready(answer) = polled else { return false };
-        let outcome = book.outcome(&pending.request, answer, number);
-        if let Outcome::Ok(answer) = &outcome {
-            self.seen = self.seen.max(answer.revision);
-        }
-        self.end(now_ns, outcome, book, numbers);
+        let outcome = match answer {
+            Ok(frame) => {
+                let message = frame.slice(store::api::grpc::HEADER..);
+                let answer = notes.book.answered(&pending.request, message, number).expect("our own message");
+                self.seen = self.seen.max(answer.revision);
+                Outcome::Ok(answer)
+            }
+            Err(status) => wire::refused(&status),
+        };
+        self.end(now_ns, outcome, notes);
         true
     }
 
     /// Nobody will answer any more.
-    pub fn give_up(&mut self, now_ns: u64, book: &mut Book, numbers: &mut Numbers) {
-        self.end(now_ns, Outcome::Unknown(Fate::Open), book, numbers);
+    pub fn give_up(&mut self, now_ns: u64, notes: &mut Notes) {
+        self.end(now_ns, Outcome::Unknown(Fate::Open), notes);
     }
 
-    fn end(&mut self, now_ns: u64, outcome: Outcome, book: &mut Book, numbers: &mut Numbers) {
+    fn end(&mut self, now_ns: u64, outcome: Outcome, notes: &mut Notes) {
         let Some(pending) = self.pending.take() else { return };
         let unknown = matches!(outcome, Outcome::Unknown(_));
-        book.proposals.push(pending.proposal);
-        book.recorder.operation(Operation {
+        notes.proposals.push(pending.proposal);
+        notes.book.recorder.operation(Operation {
             client: self.id,
             member: pending.name,
             called_ns: pending.called_ns,
@@ -179,27 +240,28 @@ impl Client {
             outcome,
         });
         if unknown {
-            self.id = next_id(numbers);
+            self.id = notes.next_id();
         }
     }
 
-    fn choose(&mut self, book: &mut Book, numbers: &mut Numbers) -> Request {
+    /// What to ask next.
+    pub fn choose(&mut self, notes: &mut Notes) -> Request {
         let random = &mut self.random;
-        let key = book.key(&key_bytes(random.random_range(0..KEYS)));
+        let key = notes.book.key(&key_bytes(random.random_range(0..KEYS)));
         let single = Span::key(key);
         let wide = {
-            let end = book.key(&key_bytes(random.random_range(0..=KEYS)));
+            let end = notes.book.key(&key_bytes(random.random_range(0..=KEYS)));
             let end = if random.random_bool(0.3) { End::Open } else { End::Before(end) };
             Span { start: key, end }
         };
-        let mut put = || {
-            numbers.values += 1;
-            let value = book.value(&value_bytes(numbers.values));
-            Put { prev_kv: random.random_bool(0.3), ..Put::plain(key, value) }
+        let lease = notes.some_lease(random);
+        let put = Put {
+            prev_kv: random.random_bool(0.3),
+            lease: if random.random_bool(0.15) { lease } else { 0 },
+            ..Put::plain(key, notes.next_value())
         };
-        let put = put();
         let seen = self.seen;
-        match random.random_range(0..100) {
+        match random.random_range(0..108) {
             0..35 => Request::Put(put),
             35..55 => Request::Range(Range::newest(single)),
             55..60 => Request::Range(Range { serializable: true, ..Range::newest(wide) }),
@@ -235,12 +297,16 @@ impl Client {
                 let success = vec![change, read.clone()];
                 Request::Txn(Box::new(Txn { compares, success, failure: vec![read] }))
             }
-            _ => Request::Compact { revision: (seen - random.random_range(0..50)).max(1) },
+            99 => Request::Compact { revision: (seen - random.random_range(0..50)).max(1) },
+            100..102 => {
+                // 2 s are the least that the servers grant.
+                let ttl_seconds = *[2, 3, 5, 8, 60].choose(random).expect("not empty");
+                Request::Grant { lease: notes.next_lease(ttl_seconds), ttl_seconds }
+            }
+            102..105 => Request::KeepAlive { lease },
+            105 => Request::TimeToLive { lease, keys: random.random_bool(0.5) },
+            106 => Request::Revoke { lease },
+            _ => Request::Leases,
         }
     }
-}
-
-fn next_id(numbers: &mut Numbers) -> ClientId {
-    numbers.clients += 1;
-    ClientId(numbers.clients - 1)
 }

@@ -7,11 +7,15 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+use http::{Request, Response};
+use oracle::history::{Member as MemberName, Revision};
 use proto::raftpb::{Entry, Message, MessageType};
-use rand::{Rng, rngs::StdRng};
+use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 use store::{
+    api::watch::{Shard, Shards},
     backend::{Backend, memory::Memory},
-    config::{Config, Url},
+    config::{Config, Feature, FeatureGates, Url},
     disk::{self, Disk as _},
     membership::{Change, Membership},
     node::{
@@ -24,18 +28,23 @@ use store::{
         part::Part,
         raft_loop,
         runtime::Runtime,
-        transport::Outbound,
+        transport::{Ask, Outbound},
         wait::Answer,
     },
+    peer::BoxFuture,
     raft::driver::Event,
     server::bootstrap,
-    wal,
+    wal, watch,
 };
+use tokio::sync::oneshot;
 
-use crate::history::Member as MemberName;
+
+use super::plan::Plan;
 
 /// Small, so that runs meet their ends.
 const SEGMENT_BYTES: u64 = 64 << 10;
+const COMPACTION_BATCH: u64 = 10;
+const PROGRESS: Duration = Duration::from_secs(2);
 
 /// The parts in the order of `Life::parts`.
 pub const RAFT: usize = 0;
@@ -53,8 +62,30 @@ pub struct Member {
     pub life: Option<Life>,
     /// How often it was started.
     pub lives: u64,
-    /// Nanoseconds of the world at which its clock stands at 0.
-    pub clock_from_ns: u64,
+    pace: Pace,
+}
+
+/// How a member's clock goes, from a moment on.
+#[derive(Clone, Copy, Default)]
+struct Pace {
+    /// By the world's time.
+    from_ns: u64,
+    /// What the clock showed then.
+    shown_ns: u64,
+    /// How much faster it goes.
+    percent: i64,
+}
+
+impl Pace {
+    fn shows(&self, now_ns: u64) -> u64 {
+        let passed = now_ns.saturating_sub(self.from_ns) as i64;
+        self.shown_ns + (passed + passed / 100 * self.percent) as u64
+    }
+
+    /// How long the world waits until the clock has gone on by so much.
+    fn until(&self, clock_ns: u64) -> u64 {
+        clock_ns * 100 / (100 + self.percent) as u64 + u64::from(self.percent != 0)
+    }
 }
 
 /// A member that runs.
@@ -62,25 +93,52 @@ pub struct Life {
     pub node: Arc<Node>,
     pub clock: Clock,
     pub parts: [Box<dyn Part>; PARTS],
-    pub outbox: Arc<Outbox>,
-    pub ledger: Arc<Ledger>,
+    pub outbox: Arc<Tray<Message>>,
+    pub calls: Arc<Tray<Call>>,
+    pub ledger: Arc<Tray<Applied>>,
+    /// Its watchers.
+    pub shard: Arc<Shard>,
     pub raft: Sender<raft_loop::Input>,
     pub backend: Arc<Memory>,
 }
 
-/// Messages on their way out.
-#[derive(Default)]
-pub struct Outbox(Mutex<Vec<Message>>);
+/// What a member puts out until somebody takes it.
+pub struct Tray<T>(Mutex<Vec<T>>);
 
-impl Outbox {
-    pub fn take(&self) -> Vec<Message> {
+impl<T> Default for Tray<T> {
+    fn default() -> Tray<T> {
+        Tray(Mutex::default())
+    }
+}
+
+impl<T> Tray<T> {
+    fn put(&self, things: impl IntoIterator<Item = T>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(things);
+    }
+
+    pub fn take(&self) -> Vec<T> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-impl Outbound for Outbox {
-    fn send(&self, mut messages: Vec<Message>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).append(&mut messages);
+impl Outbound for Tray<Message> {
+    fn send(&self, messages: Vec<Message>) {
+        self.put(messages);
+    }
+}
+
+/// A request to another member's peer listener.
+pub struct Call {
+    pub url: String,
+    pub request: Request<Bytes>,
+    pub answer: oneshot::Sender<Response<Bytes>>,
+}
+
+impl Ask for Tray<Call> {
+    fn ask<'a>(&'a self, url: &'a str, request: Request<Bytes>) -> BoxFuture<'a, Option<Response<Bytes>>> {
+        let (answer, answered) = oneshot::channel();
+        self.put([Call { url: url.to_owned(), request, answer }]);
+        Box::pin(async { answered.await.ok() })
     }
 }
 
@@ -91,28 +149,25 @@ pub struct Applied {
     pub request: u64,
     /// Of the entry, its result and the revisions before and after it.
     pub digest: u64,
-    /// The revision that it made.
-    pub made: Option<i64>,
+    pub effect: Effect,
 }
 
-/// What has been applied since somebody looked.
-#[derive(Default)]
-pub struct Ledger(Mutex<Vec<Applied>>);
-
-impl Ledger {
-    pub fn take(&self) -> Vec<Applied> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
+/// What became of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Effect {
+    /// The store's after it.
+    pub revision: Revision,
+    pub made_revision: bool,
+    pub refused: bool,
 }
 
-impl Observer for Ledger {
+impl Observer for Tray<Applied> {
     fn applied(&self, entry: &Entry, id: u64, result: &Answer, (before, after): (i64, i64)) {
         let mut hasher = DefaultHasher::new();
         (entry.index, entry.term, entry.data.as_deref(), before, after).hash(&mut hasher);
         format!("{result:?}").hash(&mut hasher);
-        let made = (after > before).then_some(after);
-        let applied = Applied { index: entry.index, request: id, digest: hasher.finish(), made };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(applied);
+        let effect = Effect { revision: after, made_revision: after > before, refused: result.is_err() };
+        self.put([Applied { index: entry.index, request: id, digest: hasher.finish(), effect }]);
     }
 }
 
@@ -151,22 +206,28 @@ impl Part for Shared {
 }
 
 /// Address of member `number` to its peers.
-fn peer_url(number: usize) -> Url {
+pub fn peer_url(number: usize) -> Url {
     Url::http(&format!("m{number}"), 2380)
 }
 
 impl Member {
     /// Of a cluster of `members`, not started yet.
-    pub fn new(number: usize, members: usize, random: &mut StdRng) -> Member {
-        let all: Vec<String> = (0..members).map(|it| format!("m{it}={}", peer_url(it))).collect();
+    pub fn new(number: usize, plan: &Plan) -> Member {
+        let all: Vec<String> = (0..plan.members).map(|it| format!("m{it}={}", peer_url(it))).collect();
+        // Half of the clusters write down what is left of leases.
+        let mut feature_gates = FeatureGates::default();
+        feature_gates.set(Feature::LeaseCheckpoint, plan.seed.is_multiple_of(2));
         let config = Config {
             name: format!("m{number}"),
             data_dir: "/data".into(),
             initial_cluster: all.join(","),
             listen_peer_urls: vec![peer_url(number)],
             initial_advertise_peer_urls: vec![peer_url(number)],
-            snapshot_count: random.random_range(5..100),
-            snapshot_catchup_entries: random.random_range(5..50),
+            snapshot_count: plan.snapshot_count,
+            snapshot_catchup_entries: plan.catch_up,
+            watch_progress_notify_interval: PROGRESS,
+            compaction_batch_limit: COMPACTION_BATCH,
+            feature_gates,
             ..Config::default()
         };
         Member {
@@ -177,7 +238,7 @@ impl Member {
             memory: Arc::default(),
             life: None,
             lives: 0,
-            clock_from_ns: 0,
+            pace: Pace::default(),
         }
     }
 
@@ -190,16 +251,18 @@ impl Member {
             .map_err(|error| format!("member {} does not start: {error}", self.number))?;
         self.id = found.id;
         self.lives += 1;
-        self.clock_from_ns = now_ns;
+        self.pace = Pace { from_ns: now_ns, shown_ns: 0, percent: self.pace.percent };
         // Request IDs of different lives must differ, as they do where time never stands still.
         let joints = Joints::new(&found, 1_700_000_000_000 + now_ns / 1_000_000 + self.lives);
-        let (outbox, ledger): (Arc<Outbox>, Arc<Ledger>) = Default::default();
+        let (outbox, calls, ledger): (Arc<Tray<Message>>, Arc<Tray<Call>>, Arc<Tray<Applied>>) = Default::default();
+        let shard_seed = random.random();
         let backend_slot = Shared(Arc::default());
         let clock = Clock::simulated();
         let links = Links {
             disk,
             outbound: outbox.clone(),
             members: Box::new(Everybody),
+            others: calls.clone(),
             transport: None,
             runtime: Runtime::Simulated,
             clock: clock.clone(),
@@ -217,6 +280,16 @@ impl Member {
         let (node, parts) = build::build(&self.config, found, joints, links)
             .map_err(|error| format!("member {} does not start: {error}", self.number))?;
         *backend_slot.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(parts.backend);
+        // Small, so that streams are full and events have to be read from the history.
+        let small = watch::Config {
+            output_bytes: 2048,
+            ring_bytes: 4096,
+            catch_up_bytes: 1024,
+            fragment_bytes: 512,
+            ..Shard::config(&node, shard_seed)
+        };
+        let shard = Shard::new(node.clone(), &Shards::default(), small);
+        shard.attach().map_err(|error| format!("member {}: {error:?}", self.number))?;
         self.life = Some(Life {
             node,
             clock,
@@ -229,7 +302,9 @@ impl Member {
                 Box::new(parts.compaction),
             ],
             outbox,
+            calls,
             ledger,
+            shard,
             raft,
             backend: self.memory.clone(),
         });
@@ -266,7 +341,42 @@ impl Member {
     /// Sets its clock for what happens at `now_ns`.
     pub fn set_clock(&self, now_ns: u64) {
         if let Some(life) = &self.life {
-            life.clock.set(Duration::from_nanos(now_ns - self.clock_from_ns));
+            life.clock.set(Duration::from_nanos(self.pace.shows(now_ns)));
+        }
+    }
+
+    /// From now on its clock goes faster by so many percent.
+    pub fn set_pace(&mut self, now_ns: u64, percent: i64) {
+        self.pace = Pace { from_ns: now_ns, shown_ns: self.pace.shows(now_ns), percent };
+    }
+
+    /// Only so many more bytes fit on its disk; `None`: any number.
+    pub fn set_room(&self, bytes: Option<u64>) {
+        let capacity = bytes.map_or(u64::MAX, |bytes| self.disk.used_bytes() + bytes);
+        self.disk.set_capacity_bytes(capacity);
+    }
+
+    /// What was to go wrong on its disk, and did not yet, will not.
+    pub fn forgive(&self) {
+        self.disk.inject(disk::Fault::Sync { after: u64::MAX });
+        self.disk.inject(disk::Fault::Write { after: u64::MAX, written: 0 });
+    }
+
+    pub fn spoil(&self, fault: disk::Fault) {
+        self.disk.inject(fault);
+    }
+
+    /// Bits of its log flip.
+    pub fn rot(&self, flips: u64, random: &mut StdRng) {
+        let dir = self.config.member_dir_path().join("wal");
+        let mut files = self.disk.list(&dir).unwrap_or_default();
+        files.retain(|name| name.ends_with(".wal"));
+        for _ in 0..flips {
+            let Some(path) = files.choose(random).map(|name| dir.join(name)) else { return };
+            let Ok(len) = self.disk.open(&path, disk::Mode::Read).and_then(|file| file.len()) else { return };
+            // Where something is written, mostly: behind it are zeros.
+            let at = random.random_range(0..len.max(1)).min(random.random_range(0..8192));
+            let _ = self.disk.flip(&path, at, 1 << random.random_range(0..8));
         }
     }
 
@@ -280,7 +390,8 @@ impl Member {
         match part.wake() {
             Wake::Never => None,
             Wake::At { deadline, .. } => {
-                Some(deadline.saturating_duration_since(life.clock.now()).as_nanos() as u64)
+                let waits = deadline.saturating_duration_since(life.clock.now()).as_nanos() as u64;
+                Some(if waits == 0 { 0 } else { self.pace.until(waits) })
             }
         }
     }

@@ -1,77 +1,72 @@
-//! The simulated world: one queue of events, in order of time; what happens is drawn from the seed.
+//! The simulated world: one queue of events, in order of time, and what follows from each.
 //!
 //! Each concern has a stream of randomness of its own (network, disks, faults, every client), so that a change to one
 //! leaves the others as they were.
 
 use std::{
-    any::Any,
-    cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
-    hash::{DefaultHasher, Hash, Hasher},
-    panic::AssertUnwindSafe,
+    collections::{BTreeMap, HashMap},
+    hash::{DefaultHasher, Hash},
+    pin::Pin,
     task::{Context, Poll, Waker},
 };
 
+use bytes::Bytes;
+use http::Response;
+use oracle::history::{Member as MemberName, Request};
 use proto::raftpb::{Message, MessageType};
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use store::raft::Role;
+use store::{
+    node::{handler, raft_loop::Input},
+    raft::{Role, driver::Event as RaftEvent},
+};
+use tokio::sync::oneshot;
 
 use super::{
-    client::{Client, Numbers},
-    member::{APPLY, BACKEND, Member, PARTS, RAFT, WAL},
-    wire::{Book, key_bytes},
-};
-use crate::{
-    check::{Rules, Verdict, headers, linear},
-    history::{
-        Fate, History, Member as MemberName, OpId, Outcome as ToldOutcome, Request,
-        request::{End, Range, Span},
-    },
+    client::{Client, Notes, key_bytes},
+    member::{APPLY, BACKEND, Call, Effect, Member, PARTS, RAFT, WAL, peer_url},
+    plan::{Fault, Plan},
+    watcher::Watcher,
 };
 
-const MS: u64 = 1_000_000;
-const SECOND: u64 = 1000 * MS;
+pub(super) const MS: u64 = 1_000_000;
+pub(super) const SECOND: u64 = 1000 * MS;
 /// Clients give a request up after so long.
 const PATIENCE_NS: u64 = 3 * SECOND;
-/// The cluster must agree and serve this long after the last fault.
-const RECOVERY_NS: u64 = 60 * SECOND;
 /// How often members look for requests whose time is over.
 const SWEEP_NS: u64 = 100 * MS;
+/// The longest way of a message while nothing is wrong.
+const DELAY_NS: u64 = 2 * MS;
+/// How often a leader tries to read a snapshot that its backend is not ready for.
+const SNAPSHOT_TRIES: u32 = 100;
 
-/// What a run showed.
-#[derive(Debug)]
-pub struct Report {
-    pub seed: u64,
-    pub failure: Option<Failure>,
-    pub members: usize,
-    pub operations: usize,
-    pub faults: u64,
-    pub virtual_ns: u64,
-    pub events: u64,
-    /// The same for the same seed.
-    pub trace_hash: u64,
-    pub history: History,
-}
-
-#[derive(Debug)]
-pub struct Failure {
-    pub what: String,
-    pub at_ns: u64,
-    pub step: u64,
-}
-
-#[derive(Debug)]
-enum Event {
+pub(super) enum Event {
     /// A part has something to do. Stale if the member lives another life, or the part was turned meanwhile.
     Turn {
         member: usize,
         life: u64,
         part: usize,
     },
+    /// The watchers of a member have something to do.
+    Watch {
+        member: usize,
+        life: u64,
+    },
     Deliver {
         to: usize,
         message: Box<Message>,
         data: Option<Box<[u8]>>,
+    },
+    /// A member asks another for a small service.
+    Call {
+        from: usize,
+        to: usize,
+        call: Call,
+    },
+    /// The answer arrives.
+    Answer {
+        to: usize,
+        response: Response<Bytes>,
+        answer: oneshot::Sender<Response<Bytes>>,
     },
     /// A leader tries to read the snapshot that a follower needs.
     Snapshot {
@@ -89,192 +84,150 @@ enum Event {
         client: usize,
         serial: u64,
     },
+    /// A watcher does something.
+    Look {
+        watcher: usize,
+    },
     Sweep,
-    Fault,
+    Fault(Fault),
     Start {
         member: usize,
     },
-    Heal,
-}
-
-struct Queued {
-    at_ns: u64,
-    /// Breaks ties: in order of making.
-    number: u64,
-    event: Event,
-}
-
-impl PartialEq for Queued {
-    fn eq(&self, other: &Queued) -> bool {
-        (self.at_ns, self.number) == (other.at_ns, other.number)
-    }
-}
-
-impl Eq for Queued {}
-
-impl PartialOrd for Queued {
-    fn partial_cmp(&self, other: &Queued) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Queued {
-    fn cmp(&self, other: &Queued) -> std::cmp::Ordering {
-        (self.at_ns, self.number).cmp(&(other.at_ns, other.number))
-    }
+    /// A fault of the network is over.
+    Heal {
+        fault: u64,
+    },
+    /// A fault of a disk or clock is over.
+    Repair {
+        member: usize,
+    },
 }
 
 /// The weather of the network.
-#[derive(Clone, Default)]
-struct Network {
-    /// Messages from the first to the second are lost.
-    blocked: Vec<(usize, usize)>,
-    loss: f64,
-    duplicates: f64,
-    /// Longest delay.
-    delay_ns: u64,
+#[derive(Default)]
+pub(super) struct Network {
+    /// Per fault: messages from the first to the second are lost.
+    pub blocked: Vec<(u64, Vec<(usize, usize)>)>,
+    /// The fault that loses, repeats and delays messages.
+    pub lossy: Option<u64>,
 }
 
-struct World {
-    now_ns: u64,
-    queue: BinaryHeap<Reverse<Queued>>,
+/// A service that a member is about to do for another.
+struct Served {
+    by: usize,
+    to: usize,
+    response: Pin<Box<dyn Future<Output = Response<Bytes>>>>,
+    answer: oneshot::Sender<Response<Bytes>>,
+}
+
+/// What a member was at a moment, as it changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stand {
+    pub at_ns: u64,
+    pub member: usize,
+    /// `None`: it does not run.
+    pub role: Option<Role>,
+    pub term: u64,
+}
+
+/// A fault that took place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Struck {
+    pub what: String,
+    pub from_ns: u64,
+    pub to_ns: u64,
+    pub member: Option<usize>,
+}
+
+pub(super) struct World {
+    pub now_ns: u64,
+    /// By time, and among those of one time in order of making.
+    queue: BTreeMap<(u64, u64), Event>,
     pushed: u64,
-    step: u64,
-    trace: DefaultHasher,
-    members: Vec<Member>,
+    pub step: u64,
+    pub trace: DefaultHasher,
+    pub members: Vec<Member>,
     /// When each part is to be turned next; what is queued for another time is stale.
-    next_turn: Vec<[Option<u64>; PARTS]>,
+    pub next_turn: Vec<[Option<u64>; PARTS]>,
+    /// When the watchers of each member are to be looked at.
+    next_watch: Vec<Option<u64>>,
     /// A member is frozen until then.
-    frozen_until: Vec<u64>,
+    pub frozen_until: Vec<u64>,
     /// Its disk answers nothing until then.
-    stalled_until: Vec<u64>,
-    network: Network,
-    clients: Vec<Client>,
-    numbers: Numbers,
-    book: Book,
-    by_id: HashMap<u64, usize>,
+    pub stalled_until: Vec<u64>,
+    /// Its disk is bad until then: it may stop, and may not start.
+    pub bad_until: Vec<u64>,
+    /// Members whose power goes in the middle of their next writes.
+    pub cut: Vec<bool>,
+    /// Members whose log rotted, and whether they refused to start with it.
+    pub rotten: Vec<Option<bool>>,
+    pub network: Network,
+    served: Vec<Served>,
+    /// What watchers of a member read from its history.
+    loads: Vec<(usize, Pin<Box<dyn Future<Output = ()>>>)>,
+    pub clients: Vec<Client>,
+    pub watchers: Vec<Watcher>,
+    pub notes: Notes,
+    pub by_id: HashMap<u64, usize>,
     network_random: StdRng,
-    disk_random: StdRng,
-    fault_random: StdRng,
-    faults: u64,
+    pub disk_random: StdRng,
+    pub fault_random: StdRng,
+    pub faults: u64,
     /// No more faults, and clients only read what is left.
-    calm: bool,
+    pub calm: bool,
     /// Digest of what an entry did, by whoever applied it first.
     digests: HashMap<u64, (usize, u64)>,
-    /// The revision that a request made; `None` if it changed nothing.
-    made: HashMap<u64, Option<i64>>,
+    /// What became of each request that was applied.
+    pub effects: HashMap<u64, Effect>,
     /// Leader of each term.
     leaders: HashMap<u64, u64>,
-    plot: Option<Plot>,
-    /// Members whose power goes in the middle of their next writes.
-    cut: Vec<bool>,
+    pub plot: Option<Plot>,
+    /// The member that is to take over a snapshot at a bad moment.
+    pub behind: Option<usize>,
+    pub stands: Vec<Stand>,
+    pub struck: Vec<Struck>,
+    /// How often each thing happened that must happen sometimes.
+    pub probes: BTreeMap<&'static str, u64>,
 }
 
 /// A voter whose disk is slow elects a successor, and then forgets it: the power goes. The old leader asks it next.
 #[derive(Clone, Copy)]
-struct Plot {
-    old: usize,
-    voter: usize,
+pub(super) struct Plot {
+    pub old: usize,
+    pub voter: usize,
 }
 
-type Outcome<T = ()> = Result<T, String>;
-
-/// Runs one seed: `chaos_ns` of faults, then the recovery.
-pub fn run(seed: u64, chaos_ns: u64) -> Report {
-    let mut world = World::new(seed);
-    // A panic of a member is a failure of its run.
-    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| world.live(chaos_ns)))
-        .unwrap_or_else(|panic| Err(format!("a member panicked: {}", text_of(&*panic))));
-    let (at_ns, step, members, faults) = (world.now_ns, world.step, world.members.len(), world.faults);
-    let trace_hash = world.trace.finish();
-    let book = std::mem::take(&mut world.book);
-    let made = std::mem::take(&mut world.made);
-    drop(world);
-    let (mut history, places) = book.recorder.finish();
-    if outcome.is_ok() {
-        tell_fates(&mut history, &places, &book.proposals, &made);
-    }
-    let failure = outcome.and_then(|()| judge(&history)).err();
-    Report {
-        seed,
-        failure: failure.map(|what| Failure { what, at_ns, step }),
-        members,
-        operations: history.operations.len(),
-        faults,
-        virtual_ns: at_ns,
-        events: step,
-        trace_hash,
-        history,
-    }
-}
-
-fn text_of(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("without a text")
-}
-
-/// Tells what became of writes whose clients never learned it: all that was proposed is applied by now, or lost.
-fn tell_fates(
-    history: &mut History,
-    places: &[OpId],
-    proposals: &[Option<u64>],
-    made: &HashMap<u64, Option<i64>>,
-) {
-    for (place, proposal) in places.iter().zip(proposals) {
-        let operation = &mut history.operations[place.0 as usize];
-        // A compaction has an effect, and makes no revision.
-        if !matches!(operation.request, Request::Put(_) | Request::Delete(_) | Request::Txn(_)) {
-            continue;
-        }
-        if let ToldOutcome::Unknown(fate) = &mut operation.outcome {
-            let revision = proposal.and_then(|proposal| made.get(&proposal).copied()).flatten();
-            *fate = revision.map_or(Fate::Never, Fate::At);
-        }
-    }
-}
-
-fn judge(history: &History) -> Outcome {
-    let rules = Rules::default();
-    let as_outcome = |name: &str, verdict: Verdict| match verdict {
-        Verdict::Ok => Ok(()),
-        Verdict::Violation(violation) => {
-            let shown: Vec<String> =
-                violation.ops.iter().take(4).map(|op| format!("\n  {op:?}: {:?}", history.op(*op))).collect();
-            Err(format!("{name}: {}{}", violation.what, shown.concat()))
-        }
-        Verdict::Unknown { why } => Err(format!("{name}: not decided: {why}")),
-    };
-    as_outcome("headers", headers::check(history))?;
-    as_outcome("linearizability", linear::check(history, &rules).verdict)
-}
+pub(super) type Outcome<T = ()> = Result<T, String>;
 
 impl World {
-    fn new(seed: u64) -> World {
-        let stream = |name: u64| StdRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ name);
-        let mut random = stream(1);
-        let size = [1, 3, 3, 3, 5][random.random_range(0..5)];
-        let members: Vec<Member> = (0..size).map(|number| Member::new(number, size, &mut random)).collect();
-        let mut numbers = Numbers::default();
-        let clients = (0..random.random_range(3..8))
-            .map(|number| Client::new(stream(100 + number), &mut numbers))
-            .collect();
+    pub fn new(plan: &Plan) -> World {
+        let stream = |name: u64| StdRng::seed_from_u64(plan.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ name);
+        let size = plan.members;
+        let mut notes = Notes::default();
+        let clients =
+            (0..plan.clients as u64).map(|number| Client::new(stream(100 + number), &mut notes)).collect();
+        let watchers =
+            (0..plan.watchers as u64).map(|number| Watcher::new(stream(200 + number), number == 0)).collect();
         World {
             now_ns: 0,
-            queue: BinaryHeap::new(),
+            queue: BTreeMap::new(),
             pushed: 0,
             step: 0,
             trace: DefaultHasher::new(),
             next_turn: vec![[None; PARTS]; size],
+            next_watch: vec![None; size],
             frozen_until: vec![0; size],
             stalled_until: vec![0; size],
-            network: Network { delay_ns: 2 * MS, ..Network::default() },
-            members,
+            bad_until: vec![0; size],
+            cut: vec![false; size],
+            rotten: vec![None; size],
+            network: Network::default(),
+            served: Vec::new(),
+            loads: Vec::new(),
+            members: (0..size).map(|number| Member::new(number, plan)).collect(),
             clients,
-            numbers,
-            book: Book::default(),
+            watchers,
+            notes,
             by_id: HashMap::new(),
             network_random: stream(2),
             disk_random: stream(3),
@@ -282,22 +235,30 @@ impl World {
             faults: 0,
             calm: false,
             digests: HashMap::new(),
-            made: HashMap::new(),
+            effects: HashMap::new(),
             leaders: HashMap::new(),
             plot: None,
-            cut: vec![false; size],
+            behind: None,
+            stands: Vec::new(),
+            struck: Vec::new(),
+            probes: BTreeMap::new(),
         }
     }
 
-    fn push(&mut self, at_ns: u64, event: Event) {
+    pub fn push(&mut self, at_ns: u64, event: Event) {
         self.pushed += 1;
-        self.queue.push(Reverse(Queued { at_ns, number: self.pushed, event }));
+        self.queue.insert((at_ns, self.pushed), event);
     }
 
-    fn live(&mut self, chaos_ns: u64) -> Outcome {
+    pub fn probe(&mut self, what: &'static str) {
+        *self.probes.entry(what).or_default() += 1;
+    }
+
+    /// Starts the members and sets the clients going.
+    pub fn begin(&mut self, plan: &Plan) -> Outcome {
         // Names sort as their numbers do, for ranges.
         for key in 0..=20 {
-            self.book.key(&key_bytes(key));
+            self.notes.book.key(&key_bytes(key));
         }
         for member in 0..self.members.len() {
             self.start(member)?;
@@ -305,42 +266,21 @@ impl World {
         for client in 0..self.clients.len() {
             self.push(SECOND + client as u64 * MS, Event::Ask { client });
         }
+        for watcher in 0..self.watchers.len() {
+            self.push(SECOND + watcher as u64 * MS, Event::Look { watcher });
+        }
         self.push(SWEEP_NS, Event::Sweep);
-        self.push(3 * SECOND, Event::Fault);
-        self.run_until(chaos_ns)?;
-
-        self.calm = true;
-        self.heal();
-        for member in 0..self.members.len() {
-            // What was arranged for later happens now.
-            if std::mem::take(&mut self.cut[member]) {
-                self.crash(member, true);
-            }
-            self.frozen_until[member] = 0;
-            self.stalled_until[member] = 0;
-            if self.members[member].life.is_none() {
-                self.start(member)?;
-            }
+        for fault in &plan.faults {
+            self.push(fault.at_ms * MS, Event::Fault(fault.clone()));
         }
-        let limit = self.now_ns + RECOVERY_NS;
-        let mut serves_since = None;
-        while self.now_ns < limit {
-            self.run_until(self.now_ns + 100 * MS)?;
-            match (self.agrees(), serves_since) {
-                (false, _) => serves_since = None,
-                (true, None) => serves_since = Some(self.now_ns),
-                (true, Some(since)) if self.now_ns - since > SECOND => return self.last_look(),
-                _ => {}
-            }
-        }
-        Err(format!("no agreement {} s after the last fault: {}", RECOVERY_NS / SECOND, self.describe()))
+        Ok(())
     }
 
-    fn run_until(&mut self, end_ns: u64) -> Outcome {
-        while let Some(Reverse(next)) = self.queue.peek()
-            && next.at_ns <= end_ns
+    pub fn run_until(&mut self, end_ns: u64) -> Outcome {
+        while let Some(next) = self.queue.first_entry()
+            && next.key().0 <= end_ns
         {
-            let Some(Reverse(Queued { at_ns, event, .. })) = self.queue.pop() else { break };
+            let ((at_ns, _), event) = next.remove_entry();
             self.now_ns = at_ns;
             self.step += 1;
             self.handle(event)?;
@@ -349,7 +289,7 @@ impl World {
         Ok(())
     }
 
-    fn trace(&mut self, what: (u8, usize, usize)) {
+    pub fn trace(&mut self, what: (u8, usize, usize)) {
         (self.now_ns, what).hash(&mut self.trace);
     }
 
@@ -367,104 +307,137 @@ impl World {
                     return Ok(());
                 }
                 self.trace((1, member, part));
-                self.turn(member, part)
+                return self.turn(member, part);
             }
-            Event::Deliver { to, message, data } => {
-                self.trace((2, to, message.r#type as usize));
-                self.members[to].set_clock(self.now_ns);
-                match self.members[to].receive(*message, data.as_deref()) {
-                    Ok(()) => self.schedule(to),
-                    Err(_) if self.cut[to] => self.lose_power(to),
-                    Err(error) => return Err(error),
+            Event::Watch { member, life } => {
+                if self.members[member].lives == life && self.next_watch[member] == Some(self.now_ns) {
+                    self.next_watch[member] = None;
+                    self.watch(member);
                 }
-                Ok(())
             }
-            Event::Snapshot { from, life, message, tries } => {
-                self.send_snapshot(from, life, message, tries);
-                Ok(())
+            Event::Deliver { to, message, data } => return self.deliver(to, *message, data),
+            Event::Call { from, to, call } => self.serve(from, to, call),
+            Event::Answer { to, response, answer } => {
+                let _ = answer.send(response);
+                self.poll_clients(to);
+                self.schedule(to);
             }
-            Event::Ask { client } => {
-                self.ask(client);
-                Ok(())
-            }
+            Event::Snapshot { from, life, message, tries } => self.send_snapshot(from, life, message, tries),
+            Event::Ask { client } => self.ask(client),
             Event::GiveUp { client, serial } => {
                 if self.clients[client].serial == serial && !self.clients[client].is_idle() {
-                    self.clients[client].give_up(self.now_ns, &mut self.book, &mut self.numbers);
+                    self.clients[client].give_up(self.now_ns, &mut self.notes);
+                    self.probe("client gave up");
                     self.push(self.now_ns + MS, Event::Ask { client });
                 }
-                Ok(())
             }
-            Event::Sweep => {
-                for member in &self.members {
-                    member.set_clock(self.now_ns);
-                    if let Some(life) = &member.life {
-                        life.node.sweep();
-                    }
-                }
-                self.push(self.now_ns + SWEEP_NS, Event::Sweep);
-                Ok(())
-            }
-            Event::Fault => {
-                self.fault();
-                Ok(())
-            }
+            Event::Look { watcher } => self.look(watcher),
+            Event::Sweep => self.sweep(),
+            Event::Fault(fault) => self.strike(&fault),
             Event::Start { member } => {
-                if self.members[member].life.is_some() {
-                    return Ok(());
+                if self.members[member].life.is_none() {
+                    return self.start(member);
                 }
-                self.start(member)
             }
-            Event::Heal => {
-                self.heal();
-                Ok(())
+            Event::Heal { fault } => self.heal(|it| it == fault),
+            Event::Repair { member } => {
+                if self.bad_until[member] <= self.now_ns {
+                    self.members[member].set_room(None);
+                    self.members[member].forgive();
+                }
             }
         }
+        Ok(())
     }
 
-    fn start(&mut self, member: usize) -> Outcome {
+    fn sweep(&mut self) {
+        for member in 0..self.members.len() {
+            self.members[member].set_clock(self.now_ns);
+            if let Some(life) = &self.members[member].life {
+                life.node.sweep();
+                self.poll_clients(member);
+                self.schedule_watch(member, MS);
+            }
+        }
+        self.push(self.now_ns + SWEEP_NS, Event::Sweep);
+    }
+
+    fn deliver(&mut self, to: usize, message: Message, data: Option<Box<[u8]>>) -> Outcome {
+        self.trace((2, to, message.r#type as usize));
+        self.members[to].set_clock(self.now_ns);
+        if data.is_some() {
+            self.probe("snapshot arrived");
+            self.on_snapshot(to);
+        }
+        match self.members[to].receive(message, data.as_deref()) {
+            Ok(()) => self.schedule(to),
+            Err(_) if self.cut[to] => self.lose_power(to),
+            // The transfer failed; the leader is told by nobody and tries again.
+            Err(_) if self.bad_until[to] > self.now_ns => self.probe("snapshot could not be saved"),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    pub fn start(&mut self, member: usize) -> Outcome {
         let random = StdRng::seed_from_u64(self.disk_random.random());
         self.trace((3, member, 0));
-        // Recovery itself is cut too, now and then.
-        if !self.calm && self.members[member].lives > 0 && self.disk_random.random_bool(0.1) {
-            self.cut[member] = true;
-            self.members[member].cut_power_after(self.disk_random.random_range(0..8));
-        }
         match self.members[member].start(self.now_ns, random) {
             Ok(()) => {}
             Err(_) if self.cut[member] => {
+                self.probe("power lost in recovery");
                 self.lose_power(member);
+                return Ok(());
+            }
+            Err(_) if self.bad_until[member] > self.now_ns => {
+                self.probe("bad disk refused a start");
+                self.crash(member, false);
+                self.push(self.bad_until[member] + MS, Event::Start { member });
+                return Ok(());
+            }
+            Err(_) if self.rotten[member].is_some() => {
+                self.probe("rotten log refused");
+                self.rotten[member] = Some(true);
+                self.stand(member);
                 return Ok(());
             }
             Err(error) => return Err(error),
         }
+        if self.rotten[member] == Some(false) {
+            self.probe("rotten log did no harm");
+        }
         self.by_id.insert(self.members[member].id, member);
         self.next_turn[member] = [None; PARTS];
+        self.next_watch[member] = None;
+        self.stand(member);
         self.schedule(member);
         Ok(())
     }
 
-    /// The power went in the middle of a write, as was arranged.
-    fn lose_power(&mut self, member: usize) {
-        self.crash(member, true);
-        let back = self.now_ns + self.fault_random.random_range(MS..3 * SECOND);
-        self.push(back, Event::Start { member });
-    }
-
-    fn crash(&mut self, member: usize, power: bool) {
+    /// The process ends.
+    pub fn crash(&mut self, member: usize, power: bool) {
         self.cut[member] = false;
         self.trace((4, member, usize::from(power)));
+        for watcher in &mut self.watchers {
+            if watcher.member() == Some(member) {
+                watcher.disconnect(None, &mut self.notes);
+            }
+        }
+        self.served.retain(|served| served.by != member);
+        self.loads.retain(|(by, _)| *by != member);
         self.members[member].crash(power, &mut self.disk_random);
         self.next_turn[member] = [None; PARTS];
         for client in 0..self.clients.len() {
             if self.clients[client].waits_for(member) {
-                self.clients[client].give_up(self.now_ns, &mut self.book, &mut self.numbers);
+                self.clients[client].give_up(self.now_ns, &mut self.notes);
                 self.push(self.now_ns + MS, Event::Ask { client });
             }
         }
+        self.stand(member);
     }
 
     /// Queues the parts of a member that have something to do.
-    fn schedule(&mut self, member: usize) {
+    pub fn schedule(&mut self, member: usize) {
         self.members[member].set_clock(self.now_ns);
         let life = self.members[member].lives;
         for part in 0..PARTS {
@@ -491,17 +464,24 @@ impl World {
         self.members[member].set_clock(self.now_ns);
         let Some(life) = &mut self.members[member].life else { return Ok(()) };
         if !life.parts[part].turn() {
-            if self.cut[member] {
-                self.lose_power(member);
-                return Ok(());
-            }
             let reason = life.node.fatal.reason().unwrap_or("for no reason").to_owned();
-            return Err(format!("member {member} stopped: {reason}"));
+            if self.cut[member] {
+                self.probe("power lost in a write");
+                self.lose_power(member);
+            } else if self.bad_until[member] > self.now_ns {
+                self.probe("bad disk stopped a member");
+                self.crash(member, false);
+                self.push(self.bad_until[member] + MS, Event::Start { member });
+            } else {
+                return Err(format!("member {member} stopped: {reason}"));
+            }
+            return Ok(());
         }
-        let messages = life.outbox.take();
+        let (messages, calls) = (life.outbox.take(), life.calls.take());
         for message in messages {
             self.send(member, message);
         }
+        self.send_calls(member, calls);
         if part == APPLY {
             self.look_at_state(member)?;
         }
@@ -509,7 +489,12 @@ impl World {
             self.look_at_leader(member)?;
         }
         if part == RAFT || part == APPLY {
+            self.poll_served(member);
             self.poll_clients(member);
+        }
+        if part == APPLY || part == BACKEND {
+            let delay = self.network_random.random_range(1_000..MS);
+            self.schedule_watch(member, delay);
         }
         self.schedule(member);
         Ok(())
@@ -522,12 +507,12 @@ impl World {
             let (first, known) = *self.digests.entry(applied.index).or_insert((member, applied.digest));
             if known != applied.digest {
                 return Err(format!(
-                    "the entry at raft index {} does something else at member {member} than it did at {first}",
+                    "digest: the entry at raft index {} does something else at member {member} than it did at {first}",
                     applied.index
                 ));
             }
             if applied.request != 0 {
-                self.made.insert(applied.request, applied.made);
+                self.effects.insert(applied.request, applied.effect);
             }
         }
         Ok(())
@@ -535,6 +520,7 @@ impl World {
 
     /// A term has one leader.
     fn look_at_leader(&mut self, member: usize) -> Outcome {
+        self.stand(member);
         let Some(life) = &self.members[member].life else { return Ok(()) };
         let state = life.node.status.soft_state();
         if state.role != Role::Leader {
@@ -548,47 +534,44 @@ impl World {
             }
             return Ok(());
         }
-        Err(format!("term {} has two leaders, {leader:x} and {id:x}", state.term))
+        Err(format!("election safety: term {} has two leaders, {leader:x} and {id:x}", state.term))
     }
 
-    fn forget_vote(&mut self, plot: Plot, leader: usize) {
-        if self.members[plot.voter].life.is_none() {
-            return;
+    /// Writes down what a member is, if it changed.
+    fn stand(&mut self, member: usize) {
+        let state = self.members[member].life.as_ref().map(|life| life.node.status.soft_state());
+        let (role, term) = (state.map(|state| state.role), state.map_or(0, |state| state.term));
+        let before = self.stands.iter().rev().find(|stand| stand.member == member);
+        if before.is_none_or(|before| (before.role, before.term) != (role, term)) {
+            if role == Some(Role::Leader) {
+                self.probe("leader elected");
+            }
+            self.stands.push(Stand { at_ns: self.now_ns, member, role, term });
         }
-        self.crash(plot.voter, true);
-        self.stalled_until[plot.voter] = 0;
-        self.push(self.now_ns + MS, Event::Start { member: plot.voter });
-        self.isolate(leader);
-        self.push(self.now_ns + 5 * SECOND, Event::Heal);
-    }
-
-    fn isolate(&mut self, alone: usize) {
-        self.network.blocked = (0..self.members.len())
-            .filter(|other| *other != alone)
-            .flat_map(|other| [(alone, other), (other, alone)])
-            .collect();
     }
 
     /// The member that leads, as far as it knows.
-    fn leader(&self) -> Option<usize> {
+    pub fn leader(&self) -> Option<usize> {
         let leads = |member: &Member| member.life.as_ref().is_some_and(|life| life.node.status.is_leader());
         self.members.iter().position(leads)
     }
 
-    fn poll_clients(&mut self, member: usize) {
-        let (by_id, members) = (&self.by_id, &self.members);
-        let name = |id: u64| by_id.get(&id).map_or(MemberName(u32::MAX), |number| members[*number].name());
+    pub fn poll_clients(&mut self, member: usize) {
         for client in 0..self.clients.len() {
             if !self.clients[client].waits_for(member) {
                 continue;
             }
-            if self.clients[client].poll(self.now_ns, &mut self.book, &mut self.numbers, name) {
-                let pause = self.clients[client].random().random_range(MS..20 * MS);
-                self.pushed += 1;
-                let next =
-                    Queued { at_ns: self.now_ns + pause, number: self.pushed, event: Event::Ask { client } };
-                self.queue.push(Reverse(next));
+            let (by_id, members) = (&self.by_id, &self.members);
+            let name =
+                |id| by_id.get(&id).map_or(MemberName(u32::MAX), |number: &usize| members[*number].name());
+            if self.clients[client].poll(self.now_ns, &mut self.notes, name) {
+                let pause = self.clients[client].random().random_range(5 * MS..80 * MS);
+                self.push(self.now_ns + pause, Event::Ask { client });
             }
+        }
+        if let Some(life) = &self.members[member].life {
+            let calls = life.calls.take();
+            self.send_calls(member, calls);
         }
     }
 
@@ -597,20 +580,112 @@ impl World {
             return;
         }
         let member = self.clients[client].random().random_range(0..self.members.len());
-        let Some(life) = &self.members[member].life else {
+        if self.members[member].life.is_none() {
             // Nobody listens there.
             self.push(self.now_ns + 5 * MS, Event::Ask { client });
             return;
-        };
-        let node = life.node.clone();
-        self.members[member].set_clock(self.now_ns);
-        let place = (member, self.members[member].name());
-        self.clients[client].ask(place, &node, self.now_ns, &mut self.book, &mut self.numbers);
-        let serial = self.clients[client].serial;
+        }
+        let request = self.clients[client].choose(&mut self.notes);
+        let serial = self.ask_this(client, member, request);
         self.trace((5, client, member));
         self.push(self.now_ns + PATIENCE_NS, Event::GiveUp { client, serial });
+    }
+
+    /// A client asks a member that runs; the number of its call.
+    pub fn ask_this(&mut self, client: usize, member: usize, request: Request) -> u64 {
+        self.members[member].set_clock(self.now_ns);
+        if let Some(life) = &self.members[member].life {
+            let place = (member, self.members[member].name());
+            self.clients[client].ask(place, &life.node, self.now_ns, &self.notes.book, request);
+        }
         self.poll_clients(member);
         self.schedule(member);
+        self.clients[client].serial
+    }
+
+    // ---- watchers
+
+    pub fn schedule_watch(&mut self, member: usize, delay_ns: u64) {
+        if !self.watchers.iter().any(|watcher| watcher.member() == Some(member)) {
+            return;
+        }
+        let at = (self.now_ns + delay_ns).max(self.frozen_until[member]);
+        if self.next_watch[member].is_none_or(|queued| queued > at) {
+            self.next_watch[member] = Some(at);
+            self.push(at, Event::Watch { member, life: self.members[member].lives });
+        }
+    }
+
+    fn watch(&mut self, member: usize) {
+        self.members[member].set_clock(self.now_ns);
+        let Some(life) = &self.members[member].life else { return };
+        let shard = life.shard.clone();
+        let (more, loads) = shard.work();
+        for request in loads {
+            let shard = shard.clone();
+            self.probe("watcher read history");
+            self.loads.push((member, Box::pin(async move { shard.load(request).await })));
+        }
+        let waiting = self.loads.len();
+        self.loads.retain_mut(|(by, load)| {
+            *by != member || load.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
+        });
+        let more = more || self.loads.len() < waiting;
+        let mut read = false;
+        for watcher in &mut self.watchers {
+            if watcher.member() == Some(member) {
+                read |= watcher.read(&shard, self.now_ns, &mut self.notes);
+            }
+        }
+        if more || read {
+            self.schedule_watch(member, MS / 10);
+        }
+        self.schedule(member);
+    }
+
+    fn look(&mut self, watcher: usize) {
+        let pause = self.watchers[watcher].random().random_range(20 * MS..400 * MS);
+        self.push(self.now_ns + pause, Event::Look { watcher });
+        if let Some(member) = self.watchers[watcher].member() {
+            let Some(life) = &self.members[member].life else { return };
+            let shard = life.shard.clone();
+            let seen = life.node.reader.view().revision;
+            let stays = self.watchers[watcher].act(&shard, self.now_ns, seen, &mut self.notes);
+            if !stays || self.watchers[watcher].is_cut_off() {
+                self.watchers[watcher].disconnect(Some(&shard), &mut self.notes);
+            }
+            self.schedule_watch(member, MS / 10);
+            return;
+        }
+        if self.calm && watcher != 0 {
+            return;
+        }
+        let member = self.watchers[watcher].random().random_range(0..self.members.len());
+        if let Some(life) = &self.members[member].life {
+            let shard = life.shard.clone();
+            let place = (member, self.members[member].name());
+            self.watchers[watcher].connect(place, &shard, self.now_ns, &mut self.notes);
+            self.schedule_watch(member, MS / 10);
+        }
+    }
+
+    // ---- the network
+
+    fn is_blocked(&self, from: usize, to: usize) -> bool {
+        self.network.blocked.iter().any(|(_, pairs)| pairs.contains(&(from, to)))
+    }
+
+    /// When what is sent now arrives; `None` if it is lost.
+    fn arrival(&mut self, from: usize, to: usize) -> Option<u64> {
+        if self.is_blocked(from, to) {
+            return None;
+        }
+        let lossy = self.network.lossy.is_some();
+        if lossy && self.network_random.random_bool(0.2) {
+            return None;
+        }
+        let longest = if lossy { 30 * DELAY_NS } else { DELAY_NS };
+        Some(self.now_ns + self.network_random.random_range(50_000..longest))
     }
 
     fn send(&mut self, from: usize, message: Message) {
@@ -625,28 +700,22 @@ impl World {
 
     fn transmit(&mut self, from: usize, message: Message, data: Option<Box<[u8]>>) {
         let Some(&to) = self.by_id.get(&message.to) else { return };
-        if self.network.blocked.contains(&(from, to))
-            || (self.network.loss > 0.0 && self.network_random.random_bool(self.network.loss))
-        {
-            return;
-        }
         // Raft's own messages may come twice. A proposal may not: it would be carried out twice, and the connections
         // between members never repeat one.
         let repeatable = message.r#type != MessageType::MsgProp as i32;
-        let copies = 1 + usize::from(
-            repeatable
-                && self.network.duplicates > 0.0
-                && self.network_random.random_bool(self.network.duplicates),
-        );
-        for _ in 0..copies {
-            let at = self.now_ns + self.network_random.random_range(50_000..self.network.delay_ns);
-            let message = Box::new(message.clone());
-            self.push(at, Event::Deliver { to, message, data: data.clone() });
+        if repeatable
+            && self.network.lossy.is_some()
+            && self.network_random.random_bool(0.2)
+            && let Some(at) = self.arrival(from, to)
+        {
+            self.push(at, Event::Deliver { to, message: Box::new(message.clone()), data: data.clone() });
+        }
+        if let Some(at) = self.arrival(from, to) {
+            self.push(at, Event::Deliver { to, message: Box::new(message), data });
         }
     }
 
     fn send_snapshot(&mut self, from: usize, life: u64, mut message: Box<Message>, tries: u32) {
-        use store::{node::raft_loop::Input, raft::driver::Event as RaftEvent};
         if self.members[from].lives != life {
             return;
         }
@@ -657,9 +726,10 @@ impl World {
         match data {
             Some(data) => {
                 let _ = alive.raft.send(status(true));
+                self.probe("snapshot sent");
                 self.transmit(from, *message, Some(data.into()));
             }
-            None if tries < 100 => {
+            None if tries < SNAPSHOT_TRIES => {
                 let event = Event::Snapshot { from, life, message, tries: tries + 1 };
                 self.push(self.now_ns + 2 * MS, event);
             }
@@ -668,86 +738,61 @@ impl World {
         self.schedule(from);
     }
 
-    fn heal(&mut self) {
-        self.trace((6, 0, 0));
-        self.network = Network { delay_ns: 2 * MS, ..Network::default() };
+    fn send_calls(&mut self, from: usize, calls: Vec<Call>) {
+        for call in calls {
+            // A lost request is no answer: the sender is dropped with it.
+            let to = (0..self.members.len()).find(|to| peer_url(*to).to_string() == call.url);
+            if let Some(to) = to
+                && let Some(at) = self.arrival(from, to)
+            {
+                self.probe("lease forwarded to the leader");
+                self.push(at, Event::Call { from, to, call });
+            }
+        }
     }
 
-    /// Something goes wrong, for a while.
-    fn fault(&mut self) {
-        if self.calm {
+    fn serve(&mut self, from: usize, by: usize, call: Call) {
+        if self.frozen_until[by] > self.now_ns {
+            self.push(self.frozen_until[by], Event::Call { from, to: by, call });
             return;
         }
-        self.faults += 1;
-        let size = self.members.len();
-        let random = &mut self.fault_random;
-        let victim = random.random_range(0..size);
-        let lasts = random.random_range(100 * MS..5 * SECOND);
-        let next = self.now_ns + random.random_range(200 * MS..4 * SECOND);
-        let changes = random.random_range(0..40);
-        let kind = random.random_range(0..13);
-        let side: Vec<bool> = (0..size).map(|_| random.random_bool(0.5)).collect();
-        self.push(next, Event::Fault);
-        self.trace((7, kind, victim));
-        match kind {
-            0..3 => {
-                self.crash(victim, kind > 0);
-                self.push(self.now_ns + lasts, Event::Start { member: victim });
+        let Some(life) = &self.members[by].life else { return };
+        let node = life.node.clone();
+        let (parts, body) = call.request.into_parts();
+        let response =
+            Box::pin(async move { handler::serve(&node, &parts.method, parts.uri.path(), body).await });
+        self.served.push(Served { by, to: from, response, answer: call.answer });
+        self.members[by].set_clock(self.now_ns);
+        self.poll_served(by);
+        self.schedule(by);
+    }
+
+    fn poll_served(&mut self, member: usize) {
+        let mut done = Vec::new();
+        self.served.retain_mut(|served| {
+            if served.by != member {
+                return true;
             }
-            3 => {
-                for member in 0..size {
-                    self.crash(member, true);
-                    self.push(self.now_ns + lasts / 4, Event::Start { member });
+            match served.response.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Pending => !served.answer.is_closed(),
+                Poll::Ready(response) => {
+                    let answer = std::mem::replace(&mut served.answer, oneshot::channel().0);
+                    done.push((served.to, response, answer));
+                    false
                 }
             }
-            4 | 5 => {
-                let pairs = (0..size).flat_map(|from| (0..size).map(move |to| (from, to)));
-                self.network.blocked = match kind {
-                    4 => pairs.filter(|(from, to)| side[*from] != side[*to]).collect(),
-                    // One hears nobody, but is heard.
-                    _ => pairs.filter(|(from, to)| from != to && *to == victim).collect(),
-                };
-                self.push(self.now_ns + lasts, Event::Heal);
-            }
-            6 => {
-                self.network.loss = 0.2;
-                self.network.duplicates = 0.2;
-                self.network.delay_ns = 60 * MS;
-                self.push(self.now_ns + lasts, Event::Heal);
-            }
-            7 => self.frozen_until[victim] = self.now_ns + lasts,
-            8 => self.stall(victim, self.now_ns + lasts),
-            9 => {
-                self.isolate(self.leader().unwrap_or(victim));
-                self.push(self.now_ns + lasts, Event::Heal);
-            }
-            11.. => {
-                self.cut[victim] = true;
-                self.members[victim].cut_power_after(changes);
-            }
-            _ => {
-                let Some(old) = self.leader().filter(|leader| *leader != victim && size > 1) else { return };
-                self.stall(victim, self.now_ns + 5 * SECOND);
-                self.isolate(old);
-                self.plot = Some(Plot { old, voter: victim });
-                self.push(self.now_ns + 5 * SECOND, Event::Heal);
+        });
+        for (to, response, answer) in done {
+            if let Some(at) = self.arrival(member, to) {
+                self.push(at, Event::Answer { to, response, answer });
             }
         }
     }
 
-    /// Its disk answers nothing until then.
-    fn stall(&mut self, member: usize, until_ns: u64) {
-        self.stalled_until[member] = until_ns;
-        for part in [WAL, BACKEND, BACKEND + 1, BACKEND + 2] {
-            self.next_turn[member][part] = None;
-        }
-        self.schedule(member);
-    }
-
-    /// All run, follow one leader, and have applied the same.
-    fn agrees(&self) -> bool {
-        let mut states = self.members.iter().map(|member| {
-            let node = &member.life.as_ref()?.node;
+    /// All members that are not lost follow one leader, and have applied the same.
+    pub fn agrees(&self) -> bool {
+        let mut states = self.serving().map(|member| {
+            let node = &self.members[member].life.as_ref()?.node;
             let state = node.status.soft_state();
             let applied = node.status.applied.load(std::sync::atomic::Ordering::Acquire);
             (state.leader != 0).then_some((state.leader, state.term, applied))
@@ -756,7 +801,12 @@ impl World {
         states.all(|state| state == Some(first))
     }
 
-    fn describe(&self) -> String {
+    /// Members whose log is not lost to rot.
+    pub fn serving(&self) -> impl Iterator<Item = usize> {
+        (0..self.members.len()).filter(|member| self.rotten[*member] != Some(true))
+    }
+
+    pub fn describe(&self) -> String {
         let one = |member: &Member| match &member.life {
             None => format!("{} is down", member.number),
             Some(life) => {
@@ -769,50 +819,5 @@ impl World {
             }
         };
         self.members.iter().map(one).collect::<Vec<_>>().join("; ")
-    }
-
-    /// Everything is read once more, by every member, and must be equal to the byte.
-    fn last_look(&mut self) -> Outcome {
-        for client in 0..self.clients.len() {
-            self.clients[client].give_up(self.now_ns, &mut self.book, &mut self.numbers);
-        }
-        let start = self.book.key(&key_bytes(0));
-        let everything = Request::Range(Range::newest(Span { start, end: End::Open }));
-        for member in 0..self.members.len() {
-            let Some(life) = &self.members[member].life else { continue };
-            let node = life.node.clone();
-            let place = (member, self.members[member].name());
-            self.clients[0].ask_this(place, &node, self.now_ns, &self.book, everything.clone());
-            self.poll_clients(member);
-            self.schedule(member);
-            let limit = self.now_ns + 5 * SECOND;
-            while !self.clients[0].is_idle() {
-                if self.now_ns >= limit {
-                    return Err(format!("member {member} does not answer a read: {}", self.describe()));
-                }
-                self.run_until(self.now_ns + 10 * MS)?;
-            }
-        }
-        self.run_until(self.now_ns + SECOND)?;
-        let mut first = None;
-        for member in 0..self.members.len() {
-            let Some(life) = &self.members[member].life else { continue };
-            let node = life.node.clone();
-            let hash = {
-                let mut hash = std::pin::pin!(node.hash_kv(0));
-                match hash.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                    Poll::Ready(Ok((hash, _, revision, _))) => (hash, revision),
-                    Poll::Ready(Err(error)) => return Err(format!("member {member} has no hash: {error:?}")),
-                    Poll::Pending => return Err(format!("member {member} has no hash in time")),
-                }
-            };
-            let (of, expected) = *first.get_or_insert((member, hash));
-            if hash != expected {
-                return Err(format!(
-                    "members {of} and {member} differ: (hash, revision) {expected:?} and {hash:?}"
-                ));
-            }
-        }
-        Ok(())
     }
 }

@@ -82,7 +82,9 @@ impl Edge {
         let (stop, stopping) = watch::channel(false);
         let seed = node.id ^ node.ids.next();
         let shards: Vec<_> =
-            (0..threads as u64).map(|thread| Shard::new(node.clone(), &shared, seed ^ thread)).collect();
+            (0..threads as u64)
+                .map(|thread| Shard::new(node.clone(), &shared, Shard::config(&node, seed ^ thread)))
+                .collect();
         let connections = Arc::new(AtomicUsize::new(0));
         let threads = shards.iter().enumerate().map(|(number, shard)| {
             let (sender, dealt) = mpsc::unbounded_channel();
@@ -227,7 +229,7 @@ async fn speaks_http2(stream: &TcpStream) -> Option<bool> {
     tokio::time::timeout(PREFACE_TIMEOUT, peek).await.ok().flatten()
 }
 
-async fn connection_task(
+pub async fn connection_task(
     context: Context,
     shards: Arc<Vec<Arc<Shard>>>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     apply::{self, txn},
+    mutant::{self, Mutant},
     mvcc::{Range, ReadTxn, View, encode},
     node::Node,
 };
@@ -32,6 +33,9 @@ async fn view(node: &Node, serializable: bool) -> Result<Arc<View>, Status> {
     }
     if node.fatal.is_set() {
         return Err(error::stopped());
+    }
+    if serializable && mutant::on(Mutant::R5) {
+        return Ok(node.reader.view());
     }
     Ok(node.view().await?)
 }
@@ -68,7 +72,8 @@ async fn read_history(node: &Node, request: pb::RangeRequest, view: Arc<View>) -
 
 /// Encodes a RangeResponse around key-values that are encoded already.
 fn frame(node: &Node, view: &View, range: &Range) -> Bytes {
-    let header = node.header(view.revision);
+    let mixed = mutant::on(Mutant::R5).then(|| node.reader.revision());
+    let header = node.header(mixed.unwrap_or(view.revision));
     let header_len = header.encoded_len();
     let number = |value: u64| if value == 0 { 0 } else { 1 + encode::varint_len(value) };
     let len = 1

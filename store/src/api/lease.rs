@@ -61,6 +61,14 @@ pub async fn leases(node: &Arc<Node>, _: pb::LeaseLeasesRequest) -> Result<Bytes
     Ok(grpc::frame(&pb::LeaseLeasesResponse { header, leases }))
 }
 
+/// One answer of a keepalive stream: TTL 0 if the lease is gone.
+pub async fn renew(node: &Arc<Node>, id: i64) -> Result<Bytes, Status> {
+    // Of before the renewal, so that the client never learns a revision that it cannot have seen.
+    let header = Some(node.header(node.reader.revision()));
+    let ttl = node.lease_renew(id).await?;
+    Ok(grpc::frame(&pb::LeaseKeepAliveResponse { header, id, ttl }))
+}
+
 /// Renews lease after lease as the client asks. One that is gone is answered with TTL 0; the stream goes on.
 pub fn keep_alive(context: Context, mut requests: Requests) -> Response<Body> {
     let (sender, frames) = mpsc::channel(16);
@@ -78,17 +86,14 @@ pub fn keep_alive(context: Context, mut requests: Requests) -> Response<Body> {
                 Err(status) => break Err(status),
             };
             counters.received[Method::LeaseKeepAlive as usize].fetch_add(1, Ordering::Relaxed);
-            // Of before the renewal, so that the client never learns a revision that it cannot have seen.
-            let header = Some(node.header(node.reader.revision()));
-            match node.lease_renew(id).await {
-                Ok(ttl) => {
+            match renew(node, id).await {
+                Ok(frame) => {
                     counters.sent[Method::LeaseKeepAlive as usize].fetch_add(1, Ordering::Relaxed);
-                    let response = pb::LeaseKeepAliveResponse { header, id, ttl };
-                    if sender.send(Ok(grpc::frame(&response))).await.is_err() {
+                    if sender.send(Ok(frame)).await.is_err() {
                         break Err(Status::new(Code::Cancelled, "context canceled"));
                     }
                 }
-                Err(error) => break Err(error.into()),
+                Err(status) => break Err(status),
             }
         };
         counters.ended(Method::LeaseKeepAlive, end.as_ref().map_or_else(Status::code, |()| Code::Ok));

@@ -34,7 +34,7 @@ use crate::{
     backend::{Backend, Bucket, Cursor, schema::Revision, schema::index},
     mvcc::{Event, EventKind, MvccError, encode, event},
     node::{
-        Node,
+        Node, RequestError,
         apply_loop::{Inbox, News},
     },
     watch::{Compacted, Config, Hub, LoadRequest, Loaded, StreamId},
@@ -73,13 +73,18 @@ pub struct Shards {
 }
 
 impl Shard {
-    pub fn new(node: Arc<Node>, shards: &Shards, seed: u64) -> Arc<Shard> {
-        let config = Config {
+    /// What a member's shards are like; `seed` differs from shard to shard.
+    pub fn config(node: &Node, seed: u64) -> Config {
+        Config {
             fragment_bytes: node.config.max_request_bytes as usize + (512 << 10),
             progress_interval: node.config.watch_progress_interval().as_millis() as u64,
             max_watchers: node.config.max_watchers as usize,
             ..Config::new(node.cluster_id, node.id, seed)
-        };
+        }
+    }
+
+    pub fn new(node: Arc<Node>, shards: &Shards, config: Config) -> Arc<Shard> {
+        let seed = config.seed;
         let hub = Hub::new(config, node.reader.revision());
         Arc::new(Shard {
             node,
@@ -100,26 +105,20 @@ impl Shard {
 
     /// Serves the shard until the member stops. Runs on the shard's own thread.
     pub async fn run(self: Arc<Self>) {
-        if self.node.watch(self.inbox.clone()).is_err() {
+        if self.attach().is_err() {
             return;
         }
         loop {
-            let more = self.work();
+            let (more, loads) = self.work();
+            for request in loads {
+                let shard = self.clone();
+                tokio::spawn(async move { shard.load(request).await });
+            }
             if more {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let (next_tick, behind) = {
-                let hub = self.hub.lock();
-                (hub.next_tick(), hub.stats().slow_watchers > 0)
-            };
-            let now = self.node.now_ms();
-            let tick = next_tick.map(|at| Duration::from_millis(at.saturating_sub(now).max(1)));
-            let pause = if behind {
-                HISTORY_POLL.min(tick.unwrap_or(HISTORY_POLL))
-            } else {
-                tick.unwrap_or(Duration::from_secs(3600))
-            };
+            let pause = self.next_look().unwrap_or(Duration::from_secs(3600));
             tokio::select! {
                 () = self.inbox.wake.notified() => {}
                 () = tokio::time::sleep(pause) => {}
@@ -128,8 +127,23 @@ impl Shard {
         }
     }
 
-    /// Takes the news and does a bounded amount of work; true if there is more to do at once.
-    fn work(self: &Arc<Self>) -> bool {
+    /// From now on the shard's inbox gets the news.
+    pub fn attach(&self) -> Result<(), RequestError> {
+        self.node.watch(self.inbox.clone())
+    }
+
+    /// How long there is nothing to do if nobody wakes the shard.
+    pub fn next_look(&self) -> Option<Duration> {
+        let hub = self.hub.lock();
+        let now = self.node.now_ms();
+        let tick = hub.next_tick().map(|at| Duration::from_millis(at.saturating_sub(now).max(1)));
+        let behind = (hub.stats().slow_watchers > 0).then_some(HISTORY_POLL);
+        tick.into_iter().chain(behind).min()
+    }
+
+    /// Takes the news and does a bounded amount of work. True if there is more to do at once; and the reads of
+    /// history that `load` is to be called with.
+    pub fn work(&self) -> (bool, Vec<LoadRequest>) {
         let mut hub = self.hub.lock();
         self.take_news(&mut hub);
         let now = self.node.now_ms();
@@ -140,9 +154,64 @@ impl Shard {
         let loads = hub.loads();
         self.note_prev(&hub);
         self.wake_readable(&mut hub);
-        drop(hub);
-        loads.into_iter().for_each(|load| self.start_load(load));
-        more
+        (more, loads)
+    }
+
+    /// Opens a stream.
+    pub fn open(&self) -> StreamId {
+        self.streams.fetch_add(1, Ordering::SeqCst);
+        self.node.reader.watched.store(true, Ordering::SeqCst);
+        let mut hub = self.hub.lock();
+        self.take_news(&mut hub);
+        let interval = self.node.config.watch_progress_interval().as_millis() as u64;
+        let step = self.jitter.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed) >> 32;
+        hub.open_stream(self.node.now_ms(), step % (interval / 10).max(1))
+    }
+
+    pub fn close(&self, stream: StreamId) {
+        {
+            let mut hub = self.hub.lock();
+            hub.close_stream(stream);
+            self.note_prev(&hub);
+        }
+        self.wakers.lock().remove(&stream);
+        if self.streams.fetch_sub(1, Ordering::SeqCst) == 1 {
+            let watched = &self.node.reader.watched;
+            watched.store(false, Ordering::SeqCst);
+            // A stream that another thread opened just now must not be overlooked.
+            if self.streams.load(Ordering::SeqCst) > 0 {
+                watched.store(true, Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Whether the stream's client reads what it is told; until then its requests have to wait.
+    pub fn accepts(&self, stream: StreamId) -> bool {
+        self.hub.lock().accepts(stream)
+    }
+
+    /// A message of the client.
+    pub fn request(&self, stream: StreamId, request: pb::WatchRequest) {
+        {
+            let mut hub = self.hub.lock();
+            self.take_news(&mut hub);
+            hub.request(stream, request, self.node.now_ms());
+            self.note_prev(&hub);
+            self.wake_readable(&mut hub);
+        }
+        // Catching up is the shard's work.
+        self.inbox.wake.notify_one();
+    }
+
+    /// What the client is to get next, in gRPC frames; may end within one.
+    pub fn take_output(&self, stream: StreamId, max_bytes: usize) -> Bytes {
+        let bytes = self.hub.lock().take_output(stream, max_bytes);
+        if !bytes.is_empty() {
+            // There is room again: for watchers that fell behind, and for requests.
+            self.room.notify_waiters();
+            self.inbox.wake.notify_one();
+        }
+        bytes
     }
 
     /// Tells the hub all that has been published: whatever a client was answered is in here.
@@ -195,20 +264,17 @@ impl Shard {
         }
     }
 
-    fn start_load(self: &Arc<Self>, request: LoadRequest) {
-        let shard = self.clone();
-        tokio::spawn(async move {
-            let ticket = request.ticket;
-            let loaded = shard.load(request).await;
-            if let Some(loaded) = loaded {
-                shard.hub.lock().loaded(ticket, loaded);
-                shard.inbox.wake.notify_one();
-            }
-        });
+    /// Reads from the history what a watcher is behind.
+    pub async fn load(&self, request: LoadRequest) {
+        let ticket = request.ticket;
+        if let Some(loaded) = self.read_history(request).await {
+            self.hub.lock().loaded(ticket, loaded);
+            self.inbox.wake.notify_one();
+        }
     }
 
     /// `None` once the member stops.
-    async fn load(&self, request: LoadRequest) -> Option<Result<Loaded, Compacted>> {
+    async fn read_history(&self, request: LoadRequest) -> Option<Result<Loaded, Compacted>> {
         self.node.history(request.from_revision).await.ok()?;
         let reader = self.node.reader.clone();
         let work = move || {
@@ -333,15 +399,7 @@ pub fn serve(context: Context, requests: Requests, needs_leader: bool) -> Result
     if shard.streams.load(Ordering::Relaxed) as u64 >= node.config.max_watch_streams {
         return Err(error::too_many_streams());
     }
-    shard.streams.fetch_add(1, Ordering::SeqCst);
-    node.reader.watched.store(true, Ordering::SeqCst);
-    let id = {
-        let mut hub = shard.hub.lock();
-        shard.take_news(&mut hub);
-        let interval = node.config.watch_progress_interval().as_millis() as u64;
-        let step = shard.jitter.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed) >> 32;
-        hub.open_stream(node.now_ms(), step % (interval / 10).max(1))
-    };
+    let id = shard.open();
     let stream = Arc::new(Stream { shard, id, ended: Mutex::new(None), counters });
     let reader = tokio::spawn(read_requests(Arc::downgrade(&stream), requests));
     let guard = needs_leader.then(|| tokio::spawn(end_without_leader(node, Arc::downgrade(&stream))));
@@ -368,21 +426,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let shard = &self.shard;
-        {
-            let mut hub = shard.hub.lock();
-            hub.close_stream(self.id);
-            shard.note_prev(&hub);
-        }
-        shard.wakers.lock().remove(&self.id);
-        if shard.streams.fetch_sub(1, Ordering::SeqCst) == 1 {
-            let watched = &shard.node.reader.watched;
-            watched.store(false, Ordering::SeqCst);
-            // A stream that another thread opened just now must not be overlooked.
-            if shard.streams.load(Ordering::SeqCst) > 0 {
-                watched.store(true, Ordering::SeqCst);
-            }
-        }
+        self.shard.close(self.id);
         let code = self.ended.lock().as_ref().map_or(Code::Cancelled, Status::code);
         self.counters.ended(Method::Watch, code);
     }
@@ -413,20 +457,11 @@ impl Stream {
         let shard = &self.shard;
         loop {
             let room = shard.room.notified();
-            {
-                let mut hub = shard.hub.lock();
-                if hub.accepts(self.id) {
-                    shard.take_news(&mut hub);
-                    hub.request(self.id, request, shard.node.now_ms());
-                    shard.note_prev(&hub);
-                    shard.wake_readable(&mut hub);
-                    break;
-                }
+            if shard.accepts(self.id) {
+                return shard.request(self.id, request);
             }
             room.await;
         }
-        // Catching up is the shard's work.
-        shard.inbox.wake.notify_one();
     }
 }
 
@@ -454,13 +489,8 @@ impl Source for Frames {
     fn poll_frames(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Result<Bytes, Status>>> {
         let stream = &self.stream;
         let shard = &stream.shard;
-        let mut hub = shard.hub.lock();
-        let bytes = hub.take_output(stream.id, TAKE_BYTES);
+        let bytes = shard.take_output(stream.id, TAKE_BYTES);
         if !bytes.is_empty() {
-            drop(hub);
-            // There is room again: for watchers that fell behind, and for requests.
-            shard.room.notify_waiters();
-            shard.inbox.wake.notify_one();
             stream.counters.sent[Method::Watch as usize].fetch_add(1, Ordering::Relaxed);
             stream.counters.sent_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
             return Poll::Ready(Some(Ok(bytes)));

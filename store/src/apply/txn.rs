@@ -15,6 +15,7 @@ use proto::etcdserverpb::{
 use super::{Applier, ApplyError, header, with_revision};
 use crate::{
     lease::Lessor,
+    mutant::{self, Mutant},
     mvcc::{MvccError, State, Write, store::Previous, tree::KeyRange},
 };
 
@@ -47,10 +48,29 @@ impl Applier {
         let mut path = Vec::new();
         choose(&mut write, &request, &mut path)?;
         check(&request, &mut path.iter().copied(), &mut |op| check_op_put(&write, &self.lessor, op))?;
-        check(&request, &mut path.iter().copied(), &mut |op| check_op_range(&write, op))?;
+        // A leader alone looks at its ranges.
+        if !mutant::on(Mutant::A5) || self.lessor.is_leader() {
+            check(&request, &mut path.iter().copied(), &mut |op| check_op_range(&write, op))?;
+        }
+        if mutant::on(Mutant::A7) && request.success.len() > 1 && path == [true] {
+            return self.in_pieces(request);
+        }
         let mut response = execute(&mut write, &mut self.lessor, request, &mut path.into_iter())?;
         response.header = header(write.end());
         Ok(response)
+    }
+
+    /// A mistake: each operation makes a revision of its own.
+    fn in_pieces(&mut self, request: TxnRequest) -> Result<pb::TxnResponse, ApplyError> {
+        let mut whole = pb::TxnResponse { succeeded: true, ..Default::default() };
+        for op in request.success {
+            let piece = TxnRequest { success: vec![op], ..Default::default() };
+            let mut write = self.store.write();
+            let response = execute(&mut write, &mut self.lessor, piece, &mut std::iter::repeat(true))?;
+            whole.header = header(write.end());
+            whole.responses.extend(response.responses);
+        }
+        Ok(whole)
     }
 
     /// Refuses writes under an alarm; `grows` if space would be taken.
@@ -116,7 +136,11 @@ fn branch(txn: &TxnRequest, succeeded: bool) -> &[RequestOp] {
 fn choose(state: &mut impl State, txn: &TxnRequest, path: &mut Vec<bool>) -> Result<(), ApplyError> {
     let mut succeeded = true;
     for compare in &txn.compare {
-        if !holds(state, compare)? {
+        let sees_own = mutant::on(Mutant::A8)
+            && txn.success.iter().any(|op| matches!(&op.request, Some(Request::RequestPut(put)) if put.key == compare.key));
+        let own = Previous { version: i64::MAX, ..Previous::default() };
+        let holds = if sees_own { number_holds(compare, &own) } else { holds(state, compare)? };
+        if !holds {
             succeeded = false;
             break;
         }
@@ -269,7 +293,10 @@ fn execute(
     for op in ops {
         let response = match op.request {
             Some(Request::RequestRange(range)) => {
-                let response = write.range(&range)?;
+                let response = match write.range(&range) {
+                    Err(_) if mutant::on(Mutant::A5) => pb::RangeResponse::default(),
+                    found => found?,
+                };
                 Some(Op::ResponseRange(with_revision(response, write.revision())))
             }
             Some(Request::RequestPut(request)) => {

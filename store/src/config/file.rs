@@ -36,7 +36,7 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
     parse(&text).map_err(|e| ConfigError(format!("{}: {e}", path.display())))
 }
 
-fn parse(text: &str) -> Result<(Config, Vec<Warning>), ConfigError> {
+pub fn parse(text: &str) -> Result<(Config, Vec<Warning>), ConfigError> {
     let mut config = Config::default();
     let mut warnings = Vec::new();
     let root: Value =

@@ -158,6 +158,11 @@ impl Sim {
         state.power_off_at = Some(state.operations.saturating_add(operations));
     }
 
+    /// Bytes that all files together occupy.
+    pub fn used_bytes(&self) -> u64 {
+        self.state().used_bytes()
+    }
+
     /// Bytes all files together may occupy.
     pub fn set_capacity_bytes(&self, capacity_bytes: u64) {
         self.state().capacity_bytes = capacity_bytes;

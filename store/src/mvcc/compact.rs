@@ -7,8 +7,9 @@
 use std::ops::ControlFlow;
 
 use super::{MvccError, read, tree::Root};
-use crate::backend::{
-    BackendError, Batch, Bucket, Cursor, Read, schema::Revision, schema::index, schema::meta,
+use crate::{
+    backend::{BackendError, Batch, Bucket, Cursor, Read, schema::Revision, schema::index, schema::meta},
+    mutant::{self, Mutant},
 };
 
 pub struct Compaction {
@@ -56,7 +57,8 @@ impl Compaction {
                 }
                 _ => is_newest(&mut *cursor, key, *revision, self.floor)?,
             };
-            let keep = newest && (!tombstone || revision.main == self.floor);
+            let drops_floor = mutant::on(Mutant::A10) || mutant::on(Mutant::A11);
+            let keep = newest && (!tombstone || (revision.main == self.floor && !drops_floor));
             if !keep {
                 batch.delete(Bucket::Key, &revision.encode(*tombstone));
             }

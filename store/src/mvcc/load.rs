@@ -10,7 +10,10 @@ use super::{
     MvccError, NEVER_COMPACTED, read,
     tree::{KeyRange, Record, Tree},
 };
-use crate::backend::{BackendError, Bucket, Read, schema::Revision, schema::meta};
+use crate::{
+    backend::{BackendError, Bucket, Read, schema::Revision, schema::meta},
+    mutant::{self, Mutant},
+};
 
 pub struct Loaded {
     pub tree: Tree,
@@ -48,7 +51,7 @@ pub fn load(backend: &(impl Read + ?Sized), saved: Option<(i64, Tree)>) -> Resul
     let compact_revision = finished.max(scheduled);
     Ok(Loaded {
         tree,
-        revision: newest.max(compact_revision).max(1),
+        revision: if mutant::on(Mutant::A11) { newest } else { newest.max(compact_revision) }.max(1),
         compact_revision,
         unfinished_compaction: (scheduled > finished).then_some(scheduled),
         attached,
@@ -93,8 +96,13 @@ fn replay(backend: &(impl Read + ?Sized), from: i64, tree: &mut Tree) -> Result<
 pub fn newest_revision(backend: &(impl Read + ?Sized)) -> Result<i64, MvccError> {
     // Main revisions are positive, so the search is over 63 bits; each probe is one seek.
     let exists_at_or_after = |main: i64| -> Result<Option<i64>, MvccError> {
-        let found = backend.seek(Bucket::Key, &Revision::new(main, 0).encode(false))?;
-        Ok(found.and_then(|(key, _)| Revision::decode(&key)).map(|(revision, _)| revision.main))
+        let Some((key, _)) = backend.seek(Bucket::Key, &Revision::new(main, 0).encode(false))? else {
+            return Ok(None);
+        };
+        match Revision::decode(&key) {
+            Some((revision, _)) if (main..i64::MAX).contains(&revision.main) => Ok(Some(revision.main)),
+            _ => Err(MvccError::Backend(BackendError("malformed revision".into()))),
+        }
     };
     let Some(mut low) = exists_at_or_after(0)? else { return Ok(0) };
     let mut high = i64::MAX;

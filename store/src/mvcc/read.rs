@@ -144,13 +144,9 @@ impl Reader {
         left > 0
     }
 
+    /// The state is at `revision` now: from here on readers ask for a new view.
     pub(super) fn set_stale(&self, revision: i64) {
         self.revision.store(revision, Ordering::SeqCst);
-        self.outdate();
-    }
-
-    /// From here on readers ask for a new view.
-    pub fn outdate(&self) {
         self.stale.store(!mutant::on(Mutant::K1), Ordering::SeqCst);
     }
 

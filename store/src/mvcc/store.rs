@@ -116,13 +116,16 @@ impl Store {
         std::mem::take(&mut self.batch)
     }
 
-    /// Lets readers know of everything applied so far: by a new view if the last one was looked at, by calling it
-    /// stale if not. A root that nobody reads would only make the writer copy the nodes that it shares.
-    pub fn advance(&mut self, applied_index: u64) {
+    /// Lets readers know that there is more than they see.
+    pub fn outdate(&self) {
+        self.reader.set_stale(self.revision);
+    }
+
+    /// Makes everything applied so far visible if the last view was looked at: a root that nobody reads would only
+    /// make the writer copy the nodes that it shares.
+    pub fn publish_if_wanted(&mut self, applied_index: u64) {
         if self.reader.take_demand() {
             self.publish(applied_index);
-        } else if !mutant::on(Mutant::K1) {
-            self.reader.set_stale(self.revision);
         }
     }
 

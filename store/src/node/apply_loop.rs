@@ -253,7 +253,7 @@ impl ApplyLoop {
         }
         let index = self.applier.consistent_index();
         // Whoever hears of these events must find them in what it reads.
-        self.shared.reader.outdate();
+        self.applier.store.outdate();
         match self.applier.store.take_block() {
             Some(block) => self.tell(News::Block(Arc::new(block))),
             None if self.applier.store.revision() > from => {
@@ -261,7 +261,7 @@ impl ApplyLoop {
             }
             None => {}
         }
-        self.applier.store.advance(index);
+        self.applier.store.publish_if_wanted(index);
         if compaction.is_some() {
             self.refresh();
         }
@@ -388,6 +388,9 @@ impl ApplyLoop {
     }
 
     fn leadership(&mut self, term: Option<u64>) {
+        if mutant::on(Mutant::L2) && term.is_none() {
+            return;
+        }
         self.leads = term;
         if term.is_some() {
             let now_ms = self.clock.elapsed_ms();
@@ -461,7 +464,10 @@ impl ApplyLoop {
         let entry = raftpb::Entry { data: Some(data.into()), ..Default::default() };
         // A deposed leader's view of time must not end leases that the next one has extended.
         if let Some(term) = self.leads {
-            let _ = self.raft.send(raft_loop::Input::ProposeInTerm { term, entry });
+            let _ = self.raft.send(match mutant::on(Mutant::L2) {
+                true => raft_loop::Input::Propose(vec![entry]),
+                false => raft_loop::Input::ProposeInTerm { term, entry },
+            });
         }
     }
 

@@ -20,7 +20,7 @@ use super::{
     raft_loop::{self, RaftLoop, ReadRounds},
     runtime::Runtime,
     status::Status,
-    transport::Outbound,
+    transport::{Ask, Outbound},
     wait::Waits,
     wal_loop::{self, WalLoop},
 };
@@ -33,6 +33,7 @@ use crate::{
     ids::RequestIds,
     lease,
     membership::Membership,
+    mutant::{self, Mutant},
     mvcc::{self, Reader, Settle, Store, View, load::Loaded},
     peer::Transport,
     raft::{
@@ -122,6 +123,7 @@ pub struct Links {
     pub disk: Arc<dyn Disk>,
     pub outbound: Arc<dyn Outbound>,
     pub members: Box<dyn MemberChanges>,
+    pub others: Arc<dyn Ask>,
     /// Absent where messages go another way.
     pub transport: Option<Transport>,
     pub runtime: Runtime,
@@ -153,7 +155,8 @@ pub fn build(
     let Found { id, cluster_id, wal, log, backend, loaded, tree_saved, leases, membership, alarms, applied } =
         found;
     let Joints { status, fatal, metrics, waits, published, ids, .. } = joints;
-    let Links { disk, outbound, members, transport, runtime, clock, random, drive, observer } = links;
+    let Links { disk, outbound, members, others, transport, runtime, clock, random, drive, observer } =
+        links;
     let snap_dir: PathBuf = config.member_dir_path().join("snap");
 
     // The state, and who reads it.
@@ -177,7 +180,9 @@ pub fn build(
         ..lease::Config::default()
     };
     let mut lessor = lease::Lessor::new(lease_config.clone());
-    lessor.restore(leases);
+    if !mutant::on(Mutant::L1) {
+        lessor.restore(leases);
+    }
     for (key, lease) in loaded.attached {
         let _ = lessor.attach(lease, key.into());
     }
@@ -243,7 +248,7 @@ pub fn build(
         backend_loop: joints.backend.clone(),
         shared: shared.clone(),
         transport: transport.map(OnceLock::from).unwrap_or_default(),
-        client: super::peer_client(config),
+        others,
         runtime,
         clock: clock.clone(),
     });

@@ -8,7 +8,7 @@ use std::sync::{
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use prost::Message;
 use proto::{etcdserverpb as pb, leasepb, raftpb};
@@ -79,36 +79,40 @@ impl PeerHandler {
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let Some(node) = self.node() else {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "etcdserver: server stopped");
+            return text(StatusCode::SERVICE_UNAVAILABLE, "etcdserver: server stopped").map(peer::client::full);
         };
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
         let body = match Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await {
             Ok(body) => body.to_bytes(),
-            Err(_) => return text(StatusCode::BAD_REQUEST, "error reading body"),
+            Err(_) => return text(StatusCode::BAD_REQUEST, "error reading body").map(peer::client::full),
         };
-        match (method, path.as_str()) {
-            (Method::GET, "/members") => {
-                let membership = self.published.membership.load();
-                let members: Vec<_> = membership.members().collect();
-                let json = serde_json::to_string(&members).expect("plain data") + "\n";
-                let mut response = typed(StatusCode::OK, "application/json", json);
-                let id = format!("{:x}", self.cluster_id).parse().expect("hex is a header value");
-                response.headers_mut().insert("x-etcd-cluster-id", id);
-                response
-            }
-            (Method::GET, "/version") => typed(StatusCode::OK, "application/json", version_json(&node)),
-            (Method::GET, "/downgrade/enabled") => text(StatusCode::OK, "false"),
-            (Method::POST, "/leases") => renew(&node, body).await,
-            (Method::POST, "/leases/internal") => time_to_live(&node, body).await,
-            (Method::GET, "/members/hashkv") => hash_kv(&node, &body).await,
-            (
-                _,
-                "/members" | "/version" | "/leases" | "/leases/internal" | "/members/hashkv"
-                | "/downgrade/enabled",
-            ) => text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
-            _ => text(StatusCode::NOT_FOUND, "404 page not found"),
+        serve(&node, &method, &path, body).await.map(peer::client::full)
+    }
+}
+
+/// What members do for each other besides raft.
+pub async fn serve(node: &Node, method: &Method, path: &str, body: Bytes) -> Response<Bytes> {
+    match (method, path) {
+        (&Method::GET, "/members") => {
+            let membership = node.published.membership.load();
+            let members: Vec<_> = membership.members().collect();
+            let json = serde_json::to_string(&members).expect("plain data") + "\n";
+            let mut response = typed(StatusCode::OK, "application/json", json);
+            let id = format!("{:x}", node.cluster_id).parse().expect("hex is a header value");
+            response.headers_mut().insert("x-etcd-cluster-id", id);
+            response
         }
+        (&Method::GET, "/version") => typed(StatusCode::OK, "application/json", version_json(node)),
+        (&Method::GET, "/downgrade/enabled") => text(StatusCode::OK, "false"),
+        (&Method::POST, "/leases") => renew(node, body).await,
+        (&Method::POST, "/leases/internal") => time_to_live(node, body).await,
+        (&Method::GET, "/members/hashkv") => hash_kv(node, &body).await,
+        (
+            _,
+            "/members" | "/version" | "/leases" | "/leases/internal" | "/members/hashkv" | "/downgrade/enabled",
+        ) => text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
+        _ => text(StatusCode::NOT_FOUND, "404 page not found"),
     }
 }
 
@@ -118,7 +122,7 @@ pub fn version_json(node: &Node) -> String {
     format!(r#"{{"etcdserver":"{}","etcdcluster":"{cluster}","storage":"{cluster}"}}"#, config::VERSION)
 }
 
-async fn renew(node: &Node, body: Bytes) -> Response<Body> {
+async fn renew(node: &Node, body: Bytes) -> Response<Bytes> {
     let Ok(request) = pb::LeaseKeepAliveRequest::decode(body) else {
         return text(StatusCode::BAD_REQUEST, "error unmarshalling request");
     };
@@ -135,11 +139,16 @@ async fn renew(node: &Node, body: Bytes) -> Response<Body> {
     }
 }
 
-async fn time_to_live(node: &Node, body: Bytes) -> Response<Body> {
+async fn time_to_live(node: &Node, body: Bytes) -> Response<Bytes> {
     let request =
         leasepb::LeaseInternalRequest::decode(body).ok().and_then(|it| it.lease_time_to_live_request);
     let Some(request) = request else { return text(StatusCode::BAD_REQUEST, "error unmarshalling request") };
-    match node.local_time_to_live(request.id, request.keys).await {
+    // The asking member has waited for its own state only; this one may be behind, or deposed.
+    let found = async {
+        node.read_index().await?;
+        node.local_time_to_live(request.id, request.keys).await
+    };
+    match found.await {
         Ok((TimeToLive::Left { remaining, granted }, keys)) => {
             let response = pb::LeaseTimeToLiveResponse {
                 header: Some(node.header(node.reader.revision())),
@@ -156,7 +165,7 @@ async fn time_to_live(node: &Node, body: Bytes) -> Response<Body> {
     }
 }
 
-async fn hash_kv(node: &Node, body: &[u8]) -> Response<Body> {
+async fn hash_kv(node: &Node, body: &[u8]) -> Response<Bytes> {
     #[derive(serde::Deserialize)]
     struct Wanted {
         #[serde(default)]
@@ -180,17 +189,16 @@ async fn hash_kv(node: &Node, body: &[u8]) -> Response<Body> {
     }
 }
 
-fn typed(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
-    let body = Full::new(body.into()).map_err(|never| match never {}).boxed_unsync();
-    let response = Response::builder().status(status).header("content-type", content_type).body(body);
+fn typed(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Bytes> {
+    let response = Response::builder().status(status).header("content-type", content_type).body(body.into());
     response.expect("constant headers are valid")
 }
 
-fn text(status: StatusCode, text: &str) -> Response<Body> {
+fn text(status: StatusCode, text: &str) -> Response<Bytes> {
     typed(status, "text/plain; charset=utf-8", format!("{text}\n"))
 }
 
-fn proto_body(message: &impl Message) -> Response<Body> {
+fn proto_body(message: &impl Message) -> Response<Bytes> {
     typed(StatusCode::OK, "application/protobuf", message.encode_to_vec())
 }
 

@@ -96,7 +96,8 @@ async fn version_of(node: &Node, urls: &[String]) -> Option<(u64, u64)> {
         etcdserver: String,
     }
     for url in urls {
-        if let Ok(answer) = node.client.get(url, "/version").await
+        let request = http::Request::get("/version").body(bytes::Bytes::new());
+        if let Some(answer) = node.others.ask(url, request.expect("constants make a request")).await
             && let Ok(versions) = serde_json::from_slice::<Versions>(answer.body())
         {
             return minor(&versions.etcdserver);

@@ -183,6 +183,10 @@ impl Part for RaftLoop {
         self.taken = inputs;
         self.propose(&mut proposals);
         self.tick();
+        if mutant::on(Mutant::R3) && self.status.is_leader() && !self.driver.can_read_index() {
+            let (index, readers) = (self.driver.commit_index(), std::mem::take(&mut self.reads.waiting));
+            let _ = self.apply.send(apply_loop::Input::ReadAt { index, readers });
+        }
         if self.driver.can_read_index()
             && let Some(context) = self.reads.start()
         {
@@ -306,6 +310,9 @@ impl RaftLoop {
             if persist.must_sync || (self.persisting > 0 && !persist.messages.is_empty()) {
                 self.persisting += 1;
                 let _ = self.wal.send(wal_loop::Input::Persist(persist));
+                if mutant::on(Mutant::D2) && self.driver.is_alone() {
+                    self.persisted(output.number);
+                }
             } else {
                 self.outbound.send(persist.messages);
             }

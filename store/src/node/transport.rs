@@ -9,19 +9,33 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
+use http::{Request, Response};
 use http_body_util::BodyExt;
 use proto::raftpb::{self, MessageType};
 
 use super::{backend_loop, mailbox::Sender, raft_loop, snapshot};
 use crate::{
     backend::Backend,
-    peer::{self, Transport},
+    peer::{self, BoxFuture, Transport, client::Client},
     raft::driver::Event,
 };
 
 /// Sends messages to peers; never waits, may drop.
 pub trait Outbound: Send + Sync {
     fn send(&self, messages: Vec<raftpb::Message>);
+}
+
+/// Asks other members for the small services of `handler::serve`.
+pub trait Ask: Send + Sync {
+    /// `None` if there was no answer from the member at `url`.
+    fn ask<'a>(&'a self, url: &'a str, request: Request<Bytes>) -> BoxFuture<'a, Option<Response<Bytes>>>;
+}
+
+impl Ask for Client {
+    fn ask<'a>(&'a self, url: &'a str, request: Request<Bytes>) -> BoxFuture<'a, Option<Response<Bytes>>> {
+        Box::pin(async move { self.call(url, request).await.ok() })
+    }
 }
 
 pub struct Peers {

@@ -113,7 +113,7 @@ async fn serve_connection(stream: TcpStream, transport: Transport, mut stopping:
     }
 }
 
-async fn answer(transport: &Transport, request: Request<Incoming>) -> Response<Body> {
+pub async fn answer(transport: &Transport, request: Request<Incoming>) -> Response<Body> {
     let shared = transport.shared();
     let path = request.uri().path();
     if path == "/raft/probing" {

@@ -11,7 +11,10 @@ use bytes::Bytes;
 
 use super::Error;
 use super::frame::{self, Decoded, Kind, Position};
-use crate::disk::{Disk, File, Mode};
+use crate::{
+    disk::{Disk, File, Mode},
+    mutant::{self, Mutant},
+};
 
 const BLOCK_BYTES: usize = 1 << 20;
 
@@ -136,6 +139,9 @@ fn scan_segment(
                     return Err(location.corrupt("the file became shorter while it was read"));
                 }
                 (block, block_offset, at) = (Bytes::from(next), offset, 0);
+            }
+            Decoded::Corrupt(_) if mutant::on(Mutant::D6) && offset > 0 && crc.is_some() => {
+                return Ok(Tail { offset, crc: crc.unwrap_or_default(), torn: true });
             }
             Decoded::Corrupt(reason) => return Err(location.corrupt(reason)),
             Decoded::Torn if !last => return Err(location.corrupt("torn record before the last segment")),

@@ -17,6 +17,7 @@ use super::ring::{Bounds, Ring};
 use super::slab::{Handle, Slab};
 use super::stream::{State, Stream, Watcher};
 use super::{Block, Compacted, Config, Event, LoadRequest, Loaded, Stats, StreamId};
+use crate::mutant::{self, Mutant};
 
 /// The watch id of answers that belong to no watcher.
 const NO_WATCHER: i64 = -1;
@@ -167,7 +168,10 @@ impl Hub {
             .handles()
             .filter_map(|handle| {
                 let watcher = self.watchers.get(handle)?;
-                let next = watcher.start.max(self.current + 1);
+                let next = match mutant::on(Mutant::W2) {
+                    true => watcher.start.max(self.current - 3).max(1),
+                    false => watcher.start.max(self.current + 1),
+                };
                 let falls = matches!(watcher.state, State::Synced { .. }) && next <= revision;
                 falls.then_some((handle, next))
             })
@@ -433,6 +437,9 @@ impl Hub {
                     group.matched.push(at);
                 }
                 at += 1;
+                if mutant::on(Mutant::W4) {
+                    break;
+                }
             }
             let mut touched = std::mem::take(&mut self.touched);
             for group in touched.drain(..) {
@@ -465,7 +472,7 @@ impl Hub {
 
         let mut at = 0;
         while let Some(member) = members.get(at) {
-            if member.from > revision {
+            if member.from > revision && !mutant::on(Mutant::W5) {
                 at += 1;
                 continue;
             }
@@ -475,6 +482,9 @@ impl Hub {
                 tail.clear();
                 let missing = matched.iter().any(|&event| view.misses_prev(&events[event]));
                 if !missing {
+                    if mutant::on(Mutant::W6) {
+                        matched.reverse();
+                    }
                     matched.iter().for_each(|&event| tail.push(view, &events[event]));
                 }
                 seen[view.index()] = match (missing, tail.events) {
@@ -487,6 +497,7 @@ impl Hub {
             let full = stream.out.len() >= self.config.output_bytes;
             match seen[view.index()] {
                 Seen::Nothing => at += 1,
+                Seen::Encoded if full && mutant::on(Mutant::W1) => at += 1,
                 Seen::Encoded if !full => {
                     let tail = &tails[view.index()];
                     let fragment = member.fragment.then_some(self.config.fragment_bytes);
@@ -649,7 +660,8 @@ impl Hub {
             };
             let range = &self.groups.get(group).expect("a watcher has a group").range;
             tail.clear();
-            let replay = self.ring.replay(range, watcher.view, next, &bounds, tail);
+            let from = if mutant::on(Mutant::W7) { next.saturating_sub(1).max(1) } else { next };
+            let replay = self.ring.replay(range, watcher.view, from, &bounds, tail);
             *budget = budget.saturating_sub(replay.scanned);
             if replay.through >= next {
                 self.give(handle, tail, replay.through + 1);
@@ -762,7 +774,7 @@ impl Hub {
     /// Answers a waiting progress request if every watcher of the stream has all events up to now.
     fn answer_progress(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(id) else { return };
-        if !stream.progress_wanted || stream.slow > 0 {
+        if !stream.progress_wanted || (stream.slow > 0 && !mutant::on(Mutant::W3)) {
             return;
         }
         stream.progress_wanted = false;
@@ -791,7 +803,7 @@ impl Hub {
             self.due.insert((next, id));
             for (&watch_id, &handle) in &stream.watchers {
                 let Some(watcher) = self.watchers.get_mut(handle) else { continue };
-                let synced = matches!(watcher.state, State::Synced { .. });
+                let synced = matches!(watcher.state, State::Synced { .. }) || mutant::on(Mutant::W3);
                 let full = stream.out.len() >= self.config.output_bytes;
                 if watcher.progress_notify
                     && std::mem::replace(&mut watcher.quiet, true)

@@ -1,0 +1,81 @@
+//! Compactions all the time, some of the future, and reads at both sides of where they are.
+//!
+//! One client compacts, one compares the members' HashKV at the same revisions, the others write and read.
+
+use std::time::Duration;
+
+use oracle::history::{
+    Request,
+    request::{Delete, End, Range, Span},
+};
+use rand::Rng;
+
+use crate::{session::Session, world::Notes};
+
+const KEYS: u64 = 20;
+const EVERY: Duration = Duration::from_millis(100);
+const HASH_LIMIT: Duration = Duration::from_secs(1);
+
+pub async fn client(session: Session, number: u64) {
+    match number {
+        0 => compact(session).await,
+        1 => compare_hashes(session).await,
+        _ => write_and_read(session).await,
+    }
+}
+
+async fn compact(mut session: Session) {
+    while !session.is_over() {
+        let revision = (session.world.seen() - session.random.random_range(-5..60)).max(1);
+        session.ask(Request::Compact { revision }).await;
+        session.world.rest(EVERY).await;
+    }
+}
+
+async fn compare_hashes(session: Session) {
+    let world = &session.world;
+    while !session.is_over() {
+        // At revision 0 a member would take its newest.
+        let revision = world.seen().max(1);
+        for (at, server) in world.cluster.servers.iter().enumerate() {
+            let Some(member) = server.member() else { continue };
+            if let Ok((hash, compacted)) = world.cluster.hash(at, revision, HASH_LIMIT).await {
+                let same = Notes::hash(&mut world.notes.borrow_mut(), member, revision, compacted, hash);
+                if let Err(what) = same {
+                    world.fail(what);
+                }
+            }
+        }
+        world.rest(EVERY).await;
+    }
+}
+
+async fn write_and_read(mut session: Session) {
+    while !session.is_over() {
+        let number = session.random.random_range(0..KEYS);
+        let key = session.key(&format!("c{number:02}"));
+        let seen = session.world.seen();
+        match session.random.random_range(0..10) {
+            0..4 => {
+                let put = session.put(key);
+                session.ask(Request::Put(put)).await;
+            }
+            4..6 => {
+                let world = session.world.clone();
+                if let Ok(_permit) = world.anonymous.try_acquire() {
+                    session.ask(Request::Delete(Delete { span: Span::key(key), prev_kv: true })).await;
+                }
+            }
+            6..9 => {
+                let span = Span { start: key, end: End::Open };
+                let revision = (seen - session.random.random_range(-3..80)).max(1);
+                let serializable = session.random.random_bool(0.3);
+                let range = Range { revision, serializable, limit: 3, ..Range::newest(span) };
+                session.ask(Request::Range(range)).await;
+            }
+            _ => {
+                session.get(key).await;
+            }
+        }
+    }
+}

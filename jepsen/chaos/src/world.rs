@@ -1,0 +1,167 @@
+//! What all tasks of one run share: the cluster, the history in the making, the clock, and whether the run is over.
+//!
+//! One thread, so cells and no locks; no borrow of `notes` is held across an await.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use oracle::{
+    history::{Client, Key, Member, Operation, Revision, Stream, Value},
+    wire::Book,
+};
+use rand::{SeedableRng, rngs::StdRng};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
+
+use crate::cluster::Cluster;
+
+/// Writes in flight whose effect no value shows.
+const MAX_ANONYMOUS_WRITES: usize = 3;
+
+pub struct World {
+    pub cluster: Cluster,
+    pub notes: RefCell<Notes>,
+    /// Deletes and the like hold a permit while they are under way.
+    pub anonymous: Semaphore,
+    seed: u64,
+    began: Instant,
+    over: Cell<bool>,
+    ended: Notify,
+    /// The first thing that went wrong outside the history.
+    failure: RefCell<Option<String>>,
+}
+
+/// What the clients write down, and numbers that are given out once.
+#[derive(Default)]
+pub struct Notes {
+    pub book: Book,
+    /// The highest revision in any answer.
+    pub seen: Revision,
+    pub operations: u64,
+    clients: u32,
+    values: u64,
+    streams: usize,
+    /// HashKV by revision and compaction, and who said so.
+    hashes: BTreeMap<(Revision, Revision), (u32, String)>,
+}
+
+impl World {
+    pub fn new(cluster: Cluster, seed: u64) -> World {
+        World {
+            cluster,
+            notes: RefCell::default(),
+            anonymous: Semaphore::new(MAX_ANONYMOUS_WRITES),
+            seed,
+            began: Instant::now(),
+            over: Cell::new(false),
+            ended: Notify::new(),
+            failure: RefCell::new(None),
+        }
+    }
+
+    /// Random numbers of one purpose: what others draw does not shift them.
+    pub fn random(&self, purpose: &str, number: u64) -> StdRng {
+        stream_of(self.seed, purpose, number)
+    }
+
+    pub fn now_ns(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).expect("a run is short")
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.over.get()
+    }
+
+    /// Tells clients to ask no more.
+    pub fn end(&self) {
+        self.over.set(true);
+        self.ended.notify_waiters();
+    }
+
+    /// Waits so long, or until clients are to end.
+    pub async fn rest(&self, time: Duration) {
+        let ended = self.ended.notified();
+        if !self.is_over() {
+            let _ = tokio::time::timeout(time, ended).await;
+        }
+    }
+
+    pub fn fail(&self, what: impl Into<String>) {
+        self.failure.borrow_mut().get_or_insert(what.into());
+    }
+
+    pub fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
+    }
+
+    pub fn key(&self, name: &str) -> Key {
+        self.notes.borrow_mut().book.key(&Bytes::copy_from_slice(name.as_bytes()))
+    }
+
+    pub fn seen(&self) -> Revision {
+        self.notes.borrow().seen
+    }
+}
+
+/// Random numbers of one purpose of a seed.
+pub fn stream_of(seed: u64, purpose: &str, number: u64) -> StdRng {
+    // FNV-1a, so that purposes need no table.
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    for byte in seed.to_le_bytes().into_iter().chain(number.to_le_bytes()).chain(purpose.bytes()) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    StdRng::seed_from_u64(hash)
+}
+
+impl Notes {
+    pub fn next_client(&mut self) -> Client {
+        self.clients += 1;
+        Client(self.clients - 1)
+    }
+
+    /// A number that no other value has.
+    pub fn next_number(&mut self) -> u64 {
+        self.values += 1;
+        self.values
+    }
+
+    /// A value that nobody else writes.
+    pub fn next_value(&mut self) -> Value {
+        let number = self.next_number();
+        self.book.value(&format!("v{number}").into())
+    }
+
+    pub fn operation(&mut self, operation: Operation) {
+        self.operations += 1;
+        self.book.recorder.operation(operation);
+    }
+
+    /// Its place in `History::streams`.
+    pub fn stream(&mut self, stream: Stream) -> usize {
+        self.book.recorder.stream(stream);
+        self.streams += 1;
+        self.streams - 1
+    }
+
+    /// An error if another member said otherwise.
+    pub fn hash(
+        &mut self,
+        member: Member,
+        revision: Revision,
+        compacted: Revision,
+        hash: u32,
+    ) -> Result<(), String> {
+        let said = format!("{member:?}: {hash:#010x}");
+        let known = self.hashes.entry((revision, compacted)).or_insert((hash, said.clone()));
+        if known.0 == hash {
+            return Ok(());
+        }
+        Err(format!("HashKV at revision {revision}, compacted to {compacted}: {}, {said}", known.1))
+    }
+}

@@ -1,0 +1,78 @@
+//! `replay`: one run again, twice, and made smaller if it fails.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use jepsen::sim::{self, Plan, shrink::shrink};
+
+use super::{Done, tell};
+
+/// Run one seed or schedule again, twice, and compare
+#[derive(Args)]
+pub struct Options {
+    /// The seed, or the file of a schedule
+    what: String,
+    /// As in `simulate`; a schedule says it itself
+    #[arg(long, default_value_t = 60)]
+    chaos: u64,
+    /// The mistake that members make, such as D1; in a build that can make mistakes
+    #[arg(long)]
+    mutant: Option<String>,
+    /// Write what every client asked and was told to a file, a line for each operation
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
+    /// Leave out of a failing run what it does not need, in so many tries at most, and write the schedule to a file
+    #[arg(long, value_name = "FILE")]
+    shrink: Option<PathBuf>,
+    /// Runs that making it smaller may take
+    #[arg(long, default_value_t = 300)]
+    tries: usize,
+}
+
+fn plan(options: &Options) -> Result<Plan, String> {
+    let mut plan = match options.what.parse() {
+        Ok(seed) => Plan::draw(seed, options.chaos * 1000),
+        Err(_) => {
+            let text = std::fs::read_to_string(&options.what)
+                .map_err(|error| format!("{} is no seed, and no file: {error}", options.what))?;
+            text.parse::<Plan>().map_err(|error| format!("{}: {error}", options.what))?
+        }
+    };
+    if let Some(mutant) = &options.mutant {
+        plan.mutant.clone_from(mutant);
+    }
+    Ok(plan)
+}
+
+pub fn run(options: &Options) -> Done {
+    let plan = plan(options)?;
+    sim::can_make(&plan.mutant)?;
+    let [first, second] = [(); 2].map(|()| sim::run(&plan));
+    tell(&first, &format!("jepsen replay {} --chaos {}", options.what, options.chaos));
+    println!(
+        "seed {}: {} members, {} operations, {} faults, {} events, trace {:016x}",
+        plan.seed, plan.members, first.operations, first.faults, first.events, first.trace_hash
+    );
+    if first.trace_hash != second.trace_hash {
+        println!("the second run went another way: trace {:016x}", second.trace_hash);
+        return Ok(false);
+    }
+    if let Some(file) = &options.history {
+        let lines = first.history.operations.iter().enumerate().map(|(at, operation)| format!("{at} {operation:?}\n"));
+        write(file, &lines.collect::<String>())?;
+    }
+    let failed = first.failure.is_some();
+    if failed && let Some(file) = &options.shrink {
+        let smallest = shrink(first, options.tries, |tries, plan| {
+            eprintln!("try {tries}: {} faults, {} clients, {} ms", plan.faults.len(), plan.clients, plan.chaos_ms);
+        });
+        write(file, &smallest.plan.to_string())?;
+        println!("{}", smallest.plan);
+        tell(&smallest, &format!("jepsen replay {}", file.display()));
+    }
+    Ok(!failed)
+}
+
+fn write(file: &Path, text: &str) -> Result<(), String> {
+    std::fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))
+}

@@ -1,0 +1,332 @@
+//! A run: faults, recovery, the last look at every member, and the verdict on what the clients saw.
+
+use std::{
+    any::Any,
+    collections::{BTreeMap, HashMap},
+    hash::Hasher,
+    panic::AssertUnwindSafe,
+    task::{Context, Poll, Waker},
+};
+
+use oracle::{
+    check::{Rules, Verdict, headers, linear, watch},
+    history::{
+        Answer, Fate, History, OpId, Outcome, Request, Response, Revision,
+        request::{End, Range, Span},
+    },
+};
+
+use super::{
+    client::{Notes, key_bytes},
+    member::Effect,
+    plan::Plan,
+    world::{MS, SECOND, Stand, Struck, World},
+};
+
+/// The cluster must agree and serve this long after the last fault.
+const RECOVERY_NS: u64 = 60 * SECOND;
+/// What watchers may take to be told of the last write.
+const WATCH_NS: u64 = 5 * SECOND;
+/// The longest time to live of leases that a long look waits for, and what it may last: a leader that is new grants
+/// the whole time again, and looks for expired leases now and then.
+const SHORT_TTL_SECONDS: i64 = 8;
+const EXPIRY_NS: u64 = (2 * SHORT_TTL_SECONDS as u64 + 4) * SECOND;
+
+/// What a run showed.
+#[derive(Debug)]
+pub struct Report {
+    pub plan: Plan,
+    pub failure: Option<Failure>,
+    pub operations: usize,
+    pub faults: u64,
+    pub virtual_ns: u64,
+    pub events: u64,
+    /// The same for the same plan.
+    pub trace_hash: u64,
+    pub history: History,
+    pub stands: Vec<Stand>,
+    pub struck: Vec<Struck>,
+    /// How often each thing happened that must happen sometimes.
+    pub probes: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Debug)]
+pub struct Failure {
+    pub what: String,
+    pub at_ns: u64,
+    pub step: u64,
+    /// The impossible one first.
+    pub ops: Vec<OpId>,
+}
+
+impl Failure {
+    /// What kind of failure it is: what a smaller run must show too.
+    pub fn invariant(&self) -> &str {
+        self.what.split(':').next().unwrap_or_default()
+    }
+}
+
+/// Of a run that goes on: an error ends it.
+type Lived<T = ()> = Result<T, String>;
+/// Why a run failed, and the operations that show it.
+type Told<T = ()> = Result<T, (String, Vec<OpId>)>;
+
+/// Runs a plan.
+pub fn run(plan: &Plan) -> Report {
+    #[cfg(feature = "mutants")]
+    store::mutant::set(store::mutant::named(&plan.mutant));
+    let mut world = World::new(plan);
+    // A panic of a member is a failure of its run.
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| live(&mut world, plan)))
+        .unwrap_or_else(|panic| Err(format!("panic: a member panicked: {}", text_of(&*panic))));
+    let (at_ns, step, faults) = (world.now_ns, world.step, world.struck.len() as u64);
+    let trace_hash = world.trace.finish();
+    let (stands, struck) = (std::mem::take(&mut world.stands), std::mem::take(&mut world.struck));
+    let mut probes = std::mem::take(&mut world.probes);
+    let Notes { book, proposals, .. } = std::mem::take(&mut world.notes);
+    let effects = std::mem::take(&mut world.effects);
+    drop(world);
+    let (mut history, places) = book.recorder.finish();
+    tell_fates(&mut history, &places, &proposals, &effects, at_ns);
+    count(&history, &mut probes);
+    let judged = match outcome {
+        Ok(last) => judge(&history, plan, &last),
+        Err(what) => Err((what, Vec::new())),
+    };
+    Report {
+        plan: plan.clone(),
+        failure: judged.err().map(|(what, ops)| Failure { what, at_ns, step, ops }),
+        operations: history.operations.len(),
+        faults,
+        virtual_ns: at_ns,
+        events: step,
+        trace_hash,
+        history,
+        stands,
+        struck,
+        probes,
+    }
+}
+
+fn text_of(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("without a text")
+}
+
+/// What stood at the end.
+struct Last {
+    revision: Revision,
+    /// Watch streams that were open.
+    streams: Vec<usize>,
+}
+
+fn live(world: &mut World, plan: &Plan) -> Lived<Last> {
+    world.begin(plan)?;
+    world.run_until(plan.chaos_ms * MS)?;
+    world.end_faults()?;
+    let limit = world.now_ns + RECOVERY_NS;
+    let mut serves_since = None;
+    while world.now_ns < limit {
+        world.run_until(world.now_ns + 100 * MS)?;
+        match (world.agrees(), serves_since) {
+            (false, _) => serves_since = None,
+            (true, None) => serves_since = Some(world.now_ns),
+            (true, Some(since)) if world.now_ns - since > SECOND => return last_look(world, plan),
+            _ => {}
+        }
+    }
+    Err(format!("recovery: no agreement {} s after the last fault: {}", RECOVERY_NS / SECOND, world.describe()))
+}
+
+/// Members must be equal to the byte, watchers must hear all, and everything is read once more.
+fn last_look(world: &mut World, plan: &Plan) -> Lived<Last> {
+    for client in 0..world.clients.len() {
+        world.clients[client].give_up(world.now_ns, &mut world.notes);
+    }
+    // Some runs wait for the end of all leases that nobody renews.
+    if plan.seed.is_multiple_of(16) {
+        world.run_until(world.now_ns + EXPIRY_NS)?;
+        leases_ended(world)?;
+    }
+    let members: Vec<usize> = world.serving().collect();
+    let revision = equal_hashes(world, &members)?;
+    world.run_until(world.now_ns + WATCH_NS)?;
+    let mut streams = Vec::new();
+    for watcher in &mut world.watchers {
+        streams.extend(watcher.disconnect(None, &mut world.notes));
+    }
+    // After the watchers: leases may have ended meanwhile, and these answers show it.
+    let start = world.notes.book.key(&key_bytes(0));
+    let everything = Request::Range(Range::newest(Span { start, end: End::Open }));
+    for &member in &members {
+        world.ask_this(0, member, everything.clone());
+        let limit = world.now_ns + 5 * SECOND;
+        while !world.clients[0].is_idle() {
+            if world.now_ns >= limit {
+                return Err(format!("recovery: member {member} does not answer a read: {}", world.describe()));
+            }
+            world.run_until(world.now_ns + 10 * MS)?;
+        }
+    }
+    Ok(Last { revision, streams })
+}
+
+/// The revision at which the history of all members is equal.
+fn equal_hashes(world: &mut World, members: &[usize]) -> Lived<Revision> {
+    world.run_until(world.now_ns + SECOND)?;
+    let mut first = None;
+    for &member in members {
+        let Some(life) = &world.members[member].life else { continue };
+        let node = life.node.clone();
+        // At the revision of the first: a lease may end meanwhile.
+        let wanted = first.map_or(0, |(_, (_, revision))| revision);
+        let hash = answer_of(world, member, async move { node.hash_kv(wanted).await });
+        let hash = hash?.map_err(|error| format!("hash: member {member} has none: {error:?}"))?;
+        let hash = (hash.0, hash.3);
+        let (of, expected) = *first.get_or_insert((member, hash));
+        if hash != expected {
+            return Err(format!(
+                "hash: members {of} and {member} differ: (hash, revision) {expected:?} and {hash:?}"
+            ));
+        }
+    }
+    first.map(|(_, (_, revision))| revision).ok_or_else(|| "hash: no member runs".into())
+}
+
+/// What a member answers, in time.
+fn answer_of<T>(world: &mut World, member: usize, asked: impl Future<Output = T>) -> Lived<T> {
+    let mut asked = std::pin::pin!(asked);
+    let limit = world.now_ns + 5 * SECOND;
+    while world.now_ns < limit {
+        if let Poll::Ready(answer) = asked.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return Ok(answer);
+        }
+        world.schedule(member);
+        world.run_until(world.now_ns + 10 * MS)?;
+    }
+    Err(format!("recovery: member {member} does not answer: {}", world.describe()))
+}
+
+/// Short leases that nobody renewed for long are gone at every member.
+fn leases_ended(world: &mut World) -> Lived {
+    for member in world.serving().collect::<Vec<_>>() {
+        let Some(life) = &world.members[member].life else { continue };
+        let node = life.node.clone();
+        let left = answer_of(world, member, async move { node.leases().await });
+        let left = left?.map_err(|error| format!("leases: {error:?}"))?;
+        if let Some(lease) = left.iter().find(|lease| world.notes.is_short(**lease, SHORT_TTL_SECONDS)) {
+            return Err(format!("leases: lease {lease} lives on at member {member}, and nobody renewed it"));
+        }
+    }
+    world.probe("leases ended");
+    Ok(())
+}
+
+/// Tells what became of writes whose clients never learned it: all that was proposed is applied by now, or lost.
+fn tell_fates(
+    history: &mut History,
+    places: &[OpId],
+    proposals: &[Option<u64>],
+    effects: &HashMap<u64, Effect>,
+    end_ns: u64,
+) {
+    for (place, proposal) in places.iter().zip(proposals) {
+        let operation = &mut history.operations[place.0 as usize];
+        let Outcome::Unknown(fate) = &mut operation.outcome else { continue };
+        // It is not in the log.
+        if matches!(operation.request, Request::KeepAlive { .. }) {
+            continue;
+        }
+        let effect = proposal.and_then(|proposal| effects.get(&proposal)).filter(|effect| !effect.refused);
+        *fate = match effect {
+            None => Fate::Never,
+            Some(effect) if effect.made_revision => Fate::At(effect.revision),
+            Some(effect) => {
+                // What changes the state and makes no revision is as if its client had been told in the end.
+                let response = match operation.request {
+                    Request::Grant { lease, ttl_seconds } => Response::Grant { lease, ttl_seconds },
+                    Request::Compact { .. } => Response::Compact,
+                    Request::Revoke { .. } => Response::Revoke,
+                    _ => {
+                        *fate = Fate::Never;
+                        continue;
+                    }
+                };
+                let answer = Answer { revision: effect.revision, member: operation.member, response };
+                operation.outcome = Outcome::Ok(answer);
+                operation.returned_ns = end_ns;
+                continue;
+            }
+        };
+    }
+}
+
+/// Answers that must be met sometimes.
+fn count(history: &History, probes: &mut BTreeMap<&'static str, u64>) {
+    let mut probe = |what| *probes.entry(what).or_default() += 1;
+    for operation in &history.operations {
+        match (&operation.outcome, &operation.request) {
+            (Outcome::Refused(_), Request::Range(_)) => probe("range refused"),
+            (Outcome::Refused(_), Request::Compact { .. }) => probe("compaction refused"),
+            (Outcome::Refused(_), Request::Put(_)) => probe("put refused"),
+            (Outcome::Refused(_), _) => probe("other request refused"),
+            (Outcome::Unknown(Fate::At(_)), _) => probe("unknown write took effect"),
+            (Outcome::Unknown(Fate::Never), _) => probe("unknown write was lost"),
+            (Outcome::Unknown(Fate::Open), _) => probe("outcome never known"),
+            (Outcome::Ok(answer), request) => {
+                match (&answer.response, request) {
+                    (Response::KeepAlive { ttl_seconds: 0 }, _) => probe("keepalive of an ended lease"),
+                    (Response::KeepAlive { .. }, _) => probe("keepalive"),
+                    (Response::TimeToLive { ttl_seconds: -1, .. }, _) => probe("time of an ended lease"),
+                    (Response::Txn(txn), _) if !txn.succeeded => probe("transaction failed"),
+                    (Response::Txn(_), _) => probe("transaction succeeded"),
+                    (Response::Range(_), Request::Range(range)) if range.revision > 0 => probe("read of the past"),
+                    (Response::Range(_), Request::Range(range)) if range.serializable => probe("local read"),
+                    (Response::Compact, _) => probe("compaction"),
+                    _ => {}
+                }
+            }
+        }
+    }
+    for stream in &history.streams {
+        for response in &stream.responses {
+            match response {
+                it if it.canceled && it.compact_revision > 0 => probe("watcher canceled by a compaction"),
+                it if it.canceled => probe("watcher canceled"),
+                it if it.fragment => probe("fragment"),
+                it if it.id == -1 => probe("notice on demand"),
+                it if it.events.is_empty() && !it.created => probe("notice"),
+                it if it.events.len() > 1 => probe("events together"),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn judge(history: &History, plan: &Plan, last: &Last) -> Told {
+    use super::plan::Kind;
+    // Clocks that go wrong end leases so much too early: of the longest that is granted.
+    let skewed = plan.faults.iter().any(|fault| matches!(fault.kind, Kind::Skew(..)));
+    let rules = Rules {
+        clock_error_ns: if skewed { 10 * SECOND } else { 0 },
+        max_search_steps: 500_000,
+        ..Rules::default()
+    };
+    let told = |name: &str, verdict: Verdict| {
+        let (what, ops) = match verdict {
+            Verdict::Ok => return Ok(()),
+            Verdict::Violation(violation) => (violation.what, violation.ops),
+            Verdict::Unknown { why, ops } => (format!("not decided: {why}"), ops),
+        };
+        let shown = ops.iter().take(4).map(|op| format!("\n  {op:?}: {:?}", history.op(*op)));
+        Err((format!("{name}: {what}{}", shown.collect::<String>()), ops))
+    };
+    told("headers", headers::check(history))?;
+    let judged = linear::check(history, &rules);
+    told("linearizability", judged.verdict)?;
+    let Some(replay) = judged.replay else { return Ok(()) };
+    told("watch", watch::check_complete(history, &replay, &last.streams, last.revision))
+}
