@@ -56,7 +56,7 @@ fn connection(bytes: &[u8], http2: bool) {
     runtime().block_on(async {
         let mut member = Member::leading();
         let node = member.node.clone();
-        let shard = Shard::new(node.clone(), &Shards::default(), 1);
+        let shard = Shard::new(node.clone(), &Shards::default(), Shard::config(&node, 1));
         let context = Context { node: node.clone(), counters: Arc::default(), shard: shard.clone() };
         tokio::spawn(shard.clone().run());
         let (client, server) = tokio::io::duplex(1 << 20);

@@ -76,8 +76,7 @@ impl<'a> Input<'a> {
 
     pub fn number(&mut self) -> u64 {
         match self.byte() {
-            wide @ WIDE.. => {
-                let _ = wide;
+            WIDE.. => {
                 let mut bytes = [0; 8];
                 bytes.fill_with(|| self.byte());
                 u64::from_le_bytes(bytes)

@@ -19,7 +19,7 @@ use crate::input::{Input, Script};
 
 const VOTERS: [u64; 3] = [1, 2, 3];
 const ELECTION_TICKS: usize = 10;
-/// Entries that are kept for replies; a longer script is cut.
+/// A longer script is cut.
 const MAX_STEPS: usize = 400;
 
 /// What would be found after a crash.
@@ -203,7 +203,6 @@ impl Cluster {
 
     fn crash(&mut self, id: u64) {
         if let Some(node) = self.nodes.remove(&id) {
-            // The state machine may be ahead of what the log's last sync made durable.
             self.nodes.insert(id, Node::start(id, node.durable));
         }
     }

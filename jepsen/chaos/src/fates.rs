@@ -29,9 +29,12 @@ pub fn settle(history: &mut History, last: Revision) -> Settled {
     let events = everything(history);
     // Every revision but the first has an event.
     let complete = events.range(..=last).map(|(&revision, _)| revision).eq(2..=last);
+    // A value is at its first revision the work of who brought it; later puts may keep it.
     let mut made: HashMap<Value, Revision> = HashMap::new();
     for (&revision, events) in &events {
-        made.extend(events.iter().filter(|it| it.kind == EventKind::Put).map(|it| (it.kv.value, revision)));
+        for event in events.iter().filter(|event| event.kind == EventKind::Put) {
+            made.entry(event.kv.value).or_insert(revision);
+        }
     }
     let mut claimed: HashSet<Revision> = HashSet::new();
     for operation in &history.operations {
@@ -138,3 +141,7 @@ fn can_have_made(request: &Request, events: &[Event]) -> bool {
         possible
     })
 }
+
+#[cfg(test)]
+#[path = "fates_test.rs"]
+mod tests;

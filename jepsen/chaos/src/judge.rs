@@ -253,3 +253,7 @@ fn lock_of(history: &History, member: Key) -> Option<Span> {
     let end = if end < count { End::Before(Key(end)) } else { End::Open };
     Some(Span { start: Key(first), end })
 }
+
+#[cfg(test)]
+#[path = "judge_test.rs"]
+mod tests;

@@ -71,14 +71,17 @@ pub fn draw(seed: u64, size: usize, wanted: &[Kind], machine: &Machine) -> Vec<D
         let gap_ms = random.random_range(300..2500);
         if taken { &mut drawn } else { &mut spare }.push(Drawn { kind, gap_ms });
     }
-    while drawn.len() < 2 && !spare.is_empty() {
-        drawn.push(spare.remove(stream_of(seed, "spare", 0).random_range(0..spare.len())));
+    let mut random = stream_of(seed, "spare", 0);
+    loop {
+        // A disk that has lied about a sync may rightly lose it with the power.
+        if drawn.iter().any(|it| it.kind == Kind::Power) {
+            drawn.retain(|it| it.kind != Kind::FailingDisk);
+        }
+        if drawn.len() >= 2 || spare.is_empty() {
+            return drawn;
+        }
+        drawn.push(spare.remove(random.random_range(0..spare.len())));
     }
-    // A disk that has lied about a sync may rightly lose it with the power.
-    if drawn.iter().any(|it| it.kind == Kind::Power) {
-        drawn.retain(|it| it.kind != Kind::FailingDisk);
-    }
-    drawn
 }
 
 pub struct Nemesis {
@@ -267,5 +270,44 @@ impl Nemesis {
     /// Whether a member's disk was made to fail at some time.
     pub fn disk_failed(&self, at: usize) -> bool {
         self.disk_failed[at].get()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Kind, Machine, draw};
+
+    #[test]
+    fn leaving_a_kind_out_changes_nothing_of_the_others() {
+        let machine = Machine::default();
+        for seed in 0..200 {
+            let all = draw(seed, 3, &Kind::ALL, &machine);
+            let fewer: Vec<Kind> = Kind::ALL.into_iter().filter(|&kind| kind != Kind::Kill).collect();
+            let mut without = draw(seed, 3, &fewer, &machine);
+            without.retain(|it| all.contains(it));
+            let expected: Vec<_> = all.into_iter().filter(|it| it.kind != Kind::Kill).collect();
+            assert_eq!(without, expected, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn every_run_has_faults_and_every_kind_comes() {
+        let machine = Machine::default();
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..500 {
+            let drawn = draw(seed, 3, &[], &machine);
+            assert!(drawn.len() >= 2, "seed {seed}: {drawn:?}");
+            let has = |kind: Kind| drawn.iter().any(|it| it.kind == kind);
+            assert!(!(has(Kind::Power) && has(Kind::FailingDisk)), "seed {seed}: {drawn:?}");
+            seen.extend(drawn.iter().map(|it| it.kind));
+        }
+        assert_eq!(seen.len(), Kind::ALL.len());
+    }
+
+    #[test]
+    fn single_members_have_nobody_to_lead_instead() {
+        let machine = Machine::default();
+        let drawn = (0..200).flat_map(|seed| draw(seed, 1, &[], &machine));
+        assert!(drawn.into_iter().all(|it| !matches!(it.kind, Kind::Transfer | Kind::Snapshot)));
     }
 }

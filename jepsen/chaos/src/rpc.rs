@@ -234,3 +234,7 @@ impl Inbound {
 fn ended(status: Status) -> Result<Option<Bytes>, Failure> {
     if status.code() == Code::Ok { Ok(None) } else { Err(Failure::Refused(status)) }
 }
+
+#[cfg(test)]
+#[path = "rpc_test.rs"]
+mod tests;

@@ -114,3 +114,28 @@ impl FromStr for Workload {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Workload, element, elements};
+
+    #[test]
+    fn names_are_read_back() {
+        for workload in Workload::ALL {
+            assert_eq!(workload.name().parse(), Ok(workload));
+        }
+        assert!("".parse::<Workload>().is_err());
+    }
+
+    #[test]
+    fn lists_and_elements_are_read_from_bytes_of_any_kind() {
+        assert_eq!(elements(b"1,22,3"), Some(vec![1, 22, 3]));
+        for broken in [&b""[..], b"1,", b"v1", b"\xff"] {
+            assert_eq!(elements(broken), None);
+        }
+        assert_eq!(element(b"set/3/17"), Some((3, 17)));
+        for broken in [&b"set/3"[..], b"set/3/", b"sets/3/17", b"\xff"] {
+            assert_eq!(element(broken), None);
+        }
+    }
+}

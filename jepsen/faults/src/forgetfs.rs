@@ -153,10 +153,12 @@ impl ForgetFs {
     pub fn mount(at: &Path, options: Options) -> io::Result<ForgetFs> {
         let at = std::path::absolute(at)?;
         let target = CString::new(at.as_os_str().as_bytes())?;
-        match fs::metadata(&at) {
-            // What a killed process left.
-            Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => detach(&target)?,
-            found => drop(found?),
+        if let Err(error) = fs::metadata(&at) {
+            // A dead mount is what a killed process left.
+            if error.raw_os_error() != Some(libc::ENOTCONN) {
+                return Err(error);
+            }
+            detach(&target)?;
         }
         let owner = Owner { uid: 0, gid: 0, mode: libc::S_IFDIR | 0o755 };
         let volume = Volume::new(options.directory_sync, options.capacity, owner);

@@ -80,7 +80,7 @@ unsafe fn kernel_time(clock: clockid_t, until: *const timespec) -> Option<timesp
 }
 
 fn or_original(time: &Option<timespec>, original: *const timespec) -> *const timespec {
-    time.as_ref().map_or(original, |time| std::ptr::from_ref(time))
+    time.as_ref().map_or(original, std::ptr::from_ref)
 }
 
 /// # Safety

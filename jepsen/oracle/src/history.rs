@@ -111,6 +111,12 @@ pub enum Refusal {
     Unmodelled,
 }
 
+impl Member {
+    /// The cluster by itself: where a run can look into the log, the ends of leases whose time was over stand in its
+    /// history as revokes that nobody asked for.
+    pub const CLUSTER: Member = Member(u32::MAX);
+}
+
 impl History {
     pub fn op(&self, id: OpId) -> &Operation {
         &self.operations[id.0 as usize]

@@ -59,7 +59,12 @@ pub fn run(options: &Options) -> Done {
     }
     if let Some(file) = &options.history {
         let lines = first.history.operations.iter().enumerate().map(|(at, operation)| format!("{at} {operation:?}\n"));
-        write(file, &lines.collect::<String>())?;
+        let streams = first.history.streams.iter().enumerate().map(|(at, stream)| {
+            let asked = stream.asked.iter().map(|asked| format!("  {asked:?}\n"));
+            let told = stream.responses.iter().map(|response| format!("  {response:?}\n"));
+            format!("stream {at} of {:?} to {:?}\n{}", stream.client, stream.member, asked.chain(told).collect::<String>())
+        });
+        write(file, &lines.chain(streams).collect::<String>())?;
     }
     let failed = first.failure.is_some();
     if failed && let Some(file) = &options.shrink {

@@ -9,11 +9,14 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
-use oracle::history::{Member as MemberName, Revision};
+use oracle::history::{LeaseId, Member as MemberName, Revision};
+use prost::Message as _;
+use proto::etcdserverpb as pb;
 use proto::raftpb::{Entry, Message, MessageType};
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 use store::{
     api::watch::{Shard, Shards},
+    apply,
     backend::{Backend, memory::Memory},
     config::{Config, Feature, FeatureGates, Url},
     disk::{self, Disk as _},
@@ -150,6 +153,8 @@ pub struct Applied {
     /// Of the entry, its result and the revisions before and after it.
     pub digest: u64,
     pub effect: Effect,
+    /// The lease that it ended.
+    pub ended: Option<LeaseId>,
 }
 
 /// What became of a request.
@@ -161,13 +166,22 @@ pub struct Effect {
     pub refused: bool,
 }
 
+fn lease_of(entry: &Entry) -> Option<LeaseId> {
+    let request = pb::InternalRaftRequest::decode(entry.data.clone()?).ok()?;
+    request.lease_revoke.map(|revoke| revoke.id)
+}
+
 impl Observer for Tray<Applied> {
     fn applied(&self, entry: &Entry, id: u64, result: &Answer, (before, after): (i64, i64)) {
         let mut hasher = DefaultHasher::new();
         (entry.index, entry.term, entry.data.as_deref(), before, after).hash(&mut hasher);
         format!("{result:?}").hash(&mut hasher);
         let effect = Effect { revision: after, made_revision: after > before, refused: result.is_err() };
-        self.put([Applied { index: entry.index, request: id, digest: hasher.finish(), effect }]);
+        let ended = match result {
+            Ok(apply::Response::LeaseRevoke(_)) => lease_of(entry),
+            _ => None,
+        };
+        self.put([Applied { index: entry.index, request: id, digest: hasher.finish(), effect, ended }]);
     }
 }
 

@@ -2,25 +2,26 @@
 
 use std::{
     any::Any,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     hash::Hasher,
     panic::AssertUnwindSafe,
     task::{Context, Poll, Waker},
 };
 
 use oracle::{
-    check::{Rules, Verdict, headers, linear, watch},
+    check::{Rules, Verdict, headers, lease, linear, watch},
     history::{
-        Answer, Fate, History, OpId, Outcome, Request, Response, Revision,
+        Answer, Client, Fate, History, Member, OpId, Operation, Outcome, Request, Response, Revision,
         request::{End, Range, Span},
     },
+    wire::Book,
 };
 
 use super::{
     client::{Notes, key_bytes},
     member::Effect,
     plan::Plan,
-    world::{MS, SECOND, Stand, Struck, World},
+    world::{End as LeaseEnd, MS, SECOND, Stand, Struck, World},
 };
 
 /// The cluster must agree and serve this long after the last fault.
@@ -83,9 +84,11 @@ pub fn run(plan: &Plan) -> Report {
     let trace_hash = world.trace.finish();
     let (stands, struck) = (std::mem::take(&mut world.stands), std::mem::take(&mut world.struck));
     let mut probes = std::mem::take(&mut world.probes);
-    let Notes { book, proposals, .. } = std::mem::take(&mut world.notes);
+    let Notes { mut book, mut proposals, .. } = std::mem::take(&mut world.notes);
     let effects = std::mem::take(&mut world.effects);
+    let ends = std::mem::take(&mut world.ends);
     drop(world);
+    write_ends(&mut book, &mut proposals, &ends, &effects);
     let (mut history, places) = book.recorder.finish();
     tell_fates(&mut history, &places, &proposals, &effects, at_ns);
     count(&history, &mut probes);
@@ -225,6 +228,33 @@ fn leases_ended(world: &mut World) -> Lived {
     Ok(())
 }
 
+/// Ends of leases that no client asked for, as if the cluster had revoked them.
+fn write_ends(
+    book: &mut Book,
+    proposals: &mut Vec<Option<u64>>,
+    ends: &[LeaseEnd],
+    effects: &HashMap<u64, Effect>,
+) {
+    let asked: HashSet<u64> = proposals.iter().flatten().copied().collect();
+    let own = ends.iter().filter(|end| !asked.contains(&end.request));
+    for (number, end) in (0..).zip(own) {
+        let answer = Answer {
+            revision: effects[&end.request].revision,
+            member: Member::CLUSTER,
+            response: Response::Revoke,
+        };
+        book.recorder.operation(Operation {
+            client: Client(u32::MAX - number),
+            member: Member::CLUSTER,
+            called_ns: 0,
+            returned_ns: end.at_ns,
+            request: Request::Revoke { lease: end.lease },
+            outcome: Outcome::Ok(answer),
+        });
+        proposals.push(Some(end.request));
+    }
+}
+
 /// Tells what became of writes whose clients never learned it: all that was proposed is applied by now, or lost.
 fn tell_fates(
     history: &mut History,
@@ -325,6 +355,7 @@ fn judge(history: &History, plan: &Plan, last: &Last) -> Told {
         Err((format!("{name}: {what}{}", shown.collect::<String>()), ops))
     };
     told("headers", headers::check(history))?;
+    told("lease", lease::check_ends(history, rules.clock_error_ns))?;
     let judged = linear::check(history, &rules);
     told("linearizability", judged.verdict)?;
     let Some(replay) = judged.replay else { return Ok(()) };

@@ -7,6 +7,7 @@ use super::{
     member::BACKEND,
     member::WAL,
     plan::{Fault, Kind, Whom},
+    watcher::Watcher,
     world::{Event, MS, Plot, SECOND, Struck, World},
 };
 
@@ -235,6 +236,7 @@ impl World {
     /// All that is wrong ends now.
     pub fn end_faults(&mut self) -> Result<(), String> {
         self.calm = true;
+        self.watchers.iter_mut().for_each(Watcher::hurry);
         self.plot = None;
         self.heal(|_| true);
         for member in 0..self.members.len() {

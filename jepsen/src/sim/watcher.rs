@@ -136,6 +136,13 @@ impl Watcher {
         open.stream.asked.push(Asked { sent_ns: now_ns, command });
     }
 
+    /// It reads slowly no longer.
+    pub fn hurry(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.reads_from_ns = 0;
+        }
+    }
+
     /// Takes what the member has for it; true if it did.
     pub fn read(&mut self, shard: &Shard, now_ns: u64, notes: &mut Notes) -> bool {
         let Some(open) = &mut self.open else { return false };

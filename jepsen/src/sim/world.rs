@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use http::Response;
-use oracle::history::{Member as MemberName, Request};
+use oracle::history::{LeaseId, Member as MemberName, Request};
 use proto::raftpb::{Message, MessageType};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use store::{
@@ -179,6 +179,8 @@ pub(super) struct World {
     digests: HashMap<u64, (usize, u64)>,
     /// What became of each request that was applied.
     pub effects: HashMap<u64, Effect>,
+    /// Ends of leases, as they were first applied.
+    pub ends: Vec<End>,
     /// Leader of each term.
     leaders: HashMap<u64, u64>,
     pub plot: Option<Plot>,
@@ -188,6 +190,13 @@ pub(super) struct World {
     pub struck: Vec<Struck>,
     /// How often each thing happened that must happen sometimes.
     pub probes: BTreeMap<&'static str, u64>,
+}
+
+/// The end of a lease, asked for or not.
+pub(super) struct End {
+    pub lease: LeaseId,
+    pub request: u64,
+    pub at_ns: u64,
 }
 
 /// A voter whose disk is slow elects a successor, and then forgets it: the power goes. The old leader asks it next.
@@ -236,6 +245,7 @@ impl World {
             calm: false,
             digests: HashMap::new(),
             effects: HashMap::new(),
+            ends: Vec::new(),
             leaders: HashMap::new(),
             plot: None,
             behind: None,
@@ -511,8 +521,11 @@ impl World {
                     applied.index
                 ));
             }
-            if applied.request != 0 {
+            if applied.request != 0 && !self.effects.contains_key(&applied.request) {
                 self.effects.insert(applied.request, applied.effect);
+                if let Some(lease) = applied.ended {
+                    self.ends.push(End { lease, request: applied.request, at_ns: self.now_ns });
+                }
             }
         }
         Ok(())
@@ -646,6 +659,10 @@ impl World {
     fn look(&mut self, watcher: usize) {
         let pause = self.watchers[watcher].random().random_range(20 * MS..400 * MS);
         self.push(self.now_ns + pause, Event::Look { watcher });
+        // In the end they only listen.
+        if self.calm && watcher != 0 {
+            return;
+        }
         if let Some(member) = self.watchers[watcher].member() {
             let Some(life) = &self.members[member].life else { return };
             let shard = life.shard.clone();
@@ -655,9 +672,6 @@ impl World {
                 self.watchers[watcher].disconnect(Some(&shard), &mut self.notes);
             }
             self.schedule_watch(member, MS / 10);
-            return;
-        }
-        if self.calm && watcher != 0 {
             return;
         }
         let member = self.watchers[watcher].random().random_range(0..self.members.len());

@@ -5,8 +5,9 @@
 
 mod damage;
 mod forgetfs;
-mod forgetfs_server;
+mod killed;
 mod nudge;
+mod server;
 mod switch;
 
 /// Whether a test can run; says why not.

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 
 use super::{Verdict, Violation};
-use crate::history::{Fate, History, LeaseId, NEVER_NS, OpId, Operation, Outcome, Request, Response};
+use crate::history::{Fate, History, LeaseId, Member, NEVER_NS, OpId, Operation, Outcome, Request, Response};
 
 /// A moment at which a lease was there, by an answer.
 #[derive(Clone, Copy)]
@@ -29,6 +29,37 @@ pub fn check(history: &History, grace_ns: u64) -> Verdict {
     let late = leases.iter().filter_map(|(&lease, alive)| outlived(lease, alive, grace_ns).err());
     let first = late.min_by_key(|violation| violation.ops.first().copied());
     Verdict::of(first.map_or(Ok(()), Err).and_then(|()| listed(history)))
+}
+
+/// Judges the ends of leases that the cluster brought about by itself: none comes before the time that was promised
+/// last is over. `clock_error_ns`: how much too early clocks may let it come.
+pub fn check_ends(history: &History, clock_error_ns: u64) -> Verdict {
+    let mut promises: HashMap<LeaseId, Vec<(OpId, u64, u64)>> = HashMap::new();
+    for (at, operation) in (0..).zip(&history.operations) {
+        let Outcome::Ok(answer) = &operation.outcome else { continue };
+        let (lease, ttl_seconds) = match (&operation.request, &answer.response) {
+            (_, &Response::Grant { lease, ttl_seconds }) => (lease, ttl_seconds),
+            (&Request::KeepAlive { lease }, &Response::KeepAlive { ttl_seconds }) => (lease, ttl_seconds),
+            _ => continue,
+        };
+        let until_ns = operation.called_ns.saturating_add((ttl_seconds.max(0) as u64).saturating_mul(1_000_000_000));
+        promises.entry(lease).or_default().push((OpId(at), operation.called_ns, until_ns));
+    }
+    for (at, operation) in (0..).zip(&history.operations) {
+        let Request::Revoke { lease } = operation.request else { continue };
+        if operation.member != Member::CLUSTER {
+            continue;
+        }
+        let ended_ns = operation.returned_ns;
+        let broken = promises.get(&lease).into_iter().flatten().find(|(_, called_ns, until_ns)| {
+            *called_ns < ended_ns && ended_ns.saturating_add(clock_error_ns) < *until_ns
+        });
+        if let Some((promise, _, until_ns)) = broken {
+            let what = format!("lease {lease} ended at {ended_ns} ns, promised until {until_ns} ns");
+            return Verdict::Violation(Violation::new(what, [OpId(at), *promise]));
+        }
+    }
+    Verdict::Ok
 }
 
 /// Notes the leases that an operation shows or may renew.

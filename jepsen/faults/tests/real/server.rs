@@ -1,4 +1,5 @@
-//! A server of etcd's API on the file system that forgets: killed and without power, it keeps what it acknowledged.
+//! A server of etcd's API under faults: on the file system that forgets it keeps what it acknowledged, killed and
+//! without power; it goes through the preloaded library.
 //!
 //! The server is `etcd` of the build directory, or `KEELSON_ETCD`; the client `etcdctl` beside it. It runs in a
 //! namespace of its own, so its ports are free. `FAULTS_ROUNDS` and `FAULTS_PUTS` (of each round) make it longer.
@@ -12,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use faults::forgetfs::{self, DirectorySync, ForgetFs, Options};
+use faults::nudge::{self, Nudge, Times};
 use faults::switch::{self, Switch};
 
 use crate::can;
@@ -44,14 +46,14 @@ struct Server {
 }
 
 impl Server {
-    fn start(program: &Path, switch: &Switch, disk: &ForgetFs) -> Server {
+    fn start(program: &Path, switch: &Switch, dir: &Path, nudge: Option<&Nudge>) -> Server {
         let place = switch.member(0);
         let (client, peer) =
             (format!("http://{}:{CLIENT_PORT}", place.address), format!("http://{}:2380", place.address));
         let mut command = Command::new(program);
         command
             .arg("--data-dir")
-            .arg(disk.path().join("data"))
+            .arg(dir.join("data"))
             .args(["--name=a", &format!("--initial-cluster=a={peer}")])
             .args([&format!("--listen-client-urls={client}"), &format!("--advertise-client-urls={client}")])
             .args([&format!("--listen-peer-urls={peer}"), &format!("--initial-advertise-peer-urls={peer}")])
@@ -59,6 +61,9 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
+        if let (Some(nudge), Some(library)) = (nudge, nudge::find_library()) {
+            command.envs(nudge.env(&library));
+        }
         place.enter(&mut command).expect("a descriptor");
         let mut child = command.spawn().expect("start the server");
         let log = BufReader::new(child.stderr.take().expect("piped"));
@@ -96,38 +101,45 @@ impl Drop for Server {
     }
 }
 
+/// What the client prints, if it succeeds.
+fn ask(client: &Path, switch: &Switch, arguments: &[&str]) -> Option<String> {
+    let endpoint = format!("http://{}:{CLIENT_PORT}", switch.member(0).address);
+    let output = Command::new(client)
+        .env("ETCDCTL_API", "3")
+        .args(["--endpoints", &endpoint, "--command-timeout=5s"])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("run the client");
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Stock etcd does not pass this one: it does not sync the directory that holds its data directory.
 #[test]
-fn a_server_keeps_what_it_acknowledged() {
+fn a_server_keeps_what_it_acknowledged_where_names_need_a_sync() {
+    keeps_what_it_acknowledged(DirectorySync::Strict);
+}
+
+#[test]
+fn a_server_keeps_what_it_acknowledged_on_a_journal() {
+    keeps_what_it_acknowledged(DirectorySync::Journal);
+}
+
+fn keeps_what_it_acknowledged(directory_sync: DirectorySync) {
     let programs = programs();
     if !can(forgetfs::available().and_then(|()| switch::available()).and(programs.clone().map(drop))) {
         return;
     }
-    let (server, client) = programs.expect("just seen");
-    for directory_sync in [DirectorySync::Strict, DirectorySync::Journal] {
-        keeps_what_it_acknowledged(&server, &client, directory_sync);
-    }
-}
-
-fn keeps_what_it_acknowledged(program: &Path, client: &Path, directory_sync: DirectorySync) {
+    let (program, client) = programs.expect("just seen");
     let at = tempfile::tempdir().expect("a directory");
     let switch = Switch::new(1, 1).expect("a switch");
     let disk = ForgetFs::mount(at.path(), Options { directory_sync, capacity: None }).expect("mount");
-    let endpoint = format!("http://{}:{CLIENT_PORT}", switch.member(0).address);
-    let run = |arguments: &[&str]| {
-        let output = Command::new(client)
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &endpoint, "--command-timeout=5s"])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .expect("run the client");
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-    };
+    let run = |arguments: &[&str]| ask(&client, &switch, arguments);
     let (rounds, puts) = (setting("FAULTS_ROUNDS", 3), setting("FAULTS_PUTS", 120));
     let mut acknowledged: Vec<String> = Vec::new();
     let mut lost = Vec::new();
     for round in 0..=rounds {
-        let running = Server::start(program, &switch, &disk);
+        let running = Server::start(&program, &switch, disk.path(), None);
         let keys = run(&["get", "k", "--prefix", "--keys-only"]).expect("read");
         let keys: HashSet<&str> = keys.lines().collect();
         let missing: Vec<_> = acknowledged.iter().filter(|key| !keys.contains(key.as_str())).collect();
@@ -153,4 +165,38 @@ fn keeps_what_it_acknowledged(program: &Path, client: &Path, directory_sync: Dir
         lost.push(disk.lose_power(round as u64));
     }
     println!("{directory_sync:?}: {} puts, {:?}, {lost:?}", acknowledged.len(), disk.stats());
+}
+
+/// Not so a stock etcd, which is written in Go.
+#[test]
+fn a_server_goes_through_the_preloaded_library() {
+    let programs = programs();
+    if !can(nudge::available().and_then(|()| switch::available()).and(programs.clone().map(drop))) {
+        return;
+    }
+    let (program, client) = programs.expect("just seen");
+    let dir = tempfile::tempdir().expect("a directory");
+    let switch = Switch::new(1, 1).expect("a switch");
+    let nudge = Nudge::new(&dir.path().join("page")).expect("a page");
+    let _running = Server::start(&program, &switch, dir.path(), Some(&nudge));
+    let put = |value| ask(&client, &switch, &["put", "k", value]);
+    assert!(put("1").is_some());
+    let before = nudge.counts();
+    assert!(before.clock_reads > 0 && before.syncs > 0 && before.writes > 0, "{before:?}");
+    let hour = 3_600_000_000_000;
+    for by in [hour, -2 * hour, hour] {
+        nudge.jump(by);
+        assert!(put("2").is_some(), "after a jump by {by} ns");
+    }
+    nudge.delay_syncs(Duration::from_millis(20));
+    let began = Instant::now();
+    assert!(put("3").is_some());
+    assert!(began.elapsed() >= Duration::from_millis(20));
+    nudge.calm();
+    nudge.fail_syncs(libc::EIO, Times::Next(1));
+    // Its answer is its own matter; that the sync failed must show.
+    let _ = put("4");
+    let after = nudge.counts();
+    assert!(after.syncs_delayed > 0 && after.syncs_failed == 1, "{after:?}");
+    println!("{after:?}");
 }
