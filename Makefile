@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help up build test check fix bench simulate replay mutants
+.PHONY: help up build test check fix bench simulate replay chaos mutants bugs fuzz report
 
 MEMBERS ?= 1
 ARGS ?=
@@ -27,8 +27,11 @@ help: ## print this
 #% Variables:
 #%   MEMBERS=3                     up: this many members (1 to 5)
 #%   ARGS='-p store watch'         test: what `cargo test` gets instead of --workspace
-#%   SEEDS=3000 TIME=600           simulate: this many clusters [400], and seconds at most [no limit]
-#%   SEED=7                        replay: the seed that failed; ARGS='--chaos 30' if it was run so
+#%   SEEDS=3000 TIME=10m           simulate: this many clusters [400], and so long at most [no limit]
+#%   SEED=7                        replay: the seed that failed; ARGS='--chaos 30' if it was run so;
+#%                                 ARGS='--shrink FILE' makes it smaller
+#%   TIME=10m WORKLOAD=lock,watch  chaos: how long [10m], these kinds of traffic only,
+#%   FAULTS=kill,partition ETCD=PATH   these faults only, this server instead of the one just built
 #%   ARGS='--quick --only put'     bench: what `bench run` gets; see target/release/bench help run
 #% Sizes and peers of the tests, from the environment:
 #%   KEELSON_CRASH_ROUNDS          kill -9 and restart this often [3]; 20 is a full run
@@ -73,17 +76,28 @@ bench: build ## compare with stock etcd on this machine; report in target/bench
 	@tools/setup --peers
 	@$(WITH_PEERS) "$(TARGET)/release/bench" run --ours "$(TARGET)/release/etcd" $(ARGS)
 
-simulate: ## run clusters of this code in simulated time, under faults, and judge what their clients saw
-	@tools/setup
-	@cargo build --release --locked -p jepsen --bins
+simulate: jepsen ## run clusters of this code in simulated time, under faults, and judge what their clients saw
 	@"$(TARGET)/release/jepsen" simulate --seeds $(SEEDS) $(if $(TIME),--time $(TIME)) $(ARGS)
 
-replay: ## run one simulated cluster again: SEED=7
-	@tools/setup
-	@cargo build --release --locked -p jepsen --bins
+replay: jepsen ## run one simulated cluster again: SEED=7, or SEED=jepsen/schedules/NAME.txt
 	@"$(TARGET)/release/jepsen" replay $(SEED) $(ARGS)
 
-mutants: ## run simulated clusters that make known mistakes, until each is noticed
-	@tools/setup
-	@cargo build --release --locked -p jepsen --features mutants --bins
+chaos: build jepsen ## run clusters of real processes under real faults, and judge what their clients saw
+	@"$(TARGET)/release/jepsen" chaos $(if $(TIME),--time $(TIME)) $(if $(WORKLOAD),--workload $(WORKLOAD)) \
+	    $(if $(FAULTS),--faults $(FAULTS)) $(if $(ETCD),--etcd $(ETCD)) $(ARGS)
+
+mutants: JEPSEN_FLAGS := --features mutants
+mutants: jepsen ## run simulated clusters that make known mistakes, until each is noticed
 	@"$(TARGET)/release/jepsen" mutants $(ARGS)
+
+bugs: JEPSEN_FLAGS := --features mutants
+bugs: jepsen ## make bugs that etcd once had again, one by one, and find each
+	@"$(TARGET)/release/jepsen" bugs $(ARGS)
+
+report: jepsen ## what the last runs of the proof showed, as target/proof/index.html
+	@"$(TARGET)/release/jepsen" report $(ARGS)
+
+.PHONY: jepsen
+jepsen:
+	@tools/setup
+	@cargo build --release --locked -p jepsen -p nudge $(JEPSEN_FLAGS)

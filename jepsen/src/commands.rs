@@ -3,7 +3,11 @@
 //! `run` of each answers whether all was well; an error says what the command could not do at all.
 
 #[cfg(feature = "mutants")]
+pub mod bugs;
+pub mod chaos;
+#[cfg(feature = "mutants")]
 pub mod mutants;
+pub mod records;
 pub mod replay;
 pub mod simulate;
 
@@ -44,6 +48,36 @@ pub fn run_all(
     });
 }
 
+/// The run of the lowest seed found that fails while members make a mistake.
+#[cfg(feature = "mutants")]
+pub fn first_failure(mutant: &str, chaos_ms: u64, seeds: u64, threads: usize) -> Option<Report> {
+    let plans = (1..=seeds).map(|seed| Plan { mutant: mutant.to_owned(), ..Plan::draw(seed, chaos_ms) });
+    let found = Mutex::new(None::<Report>);
+    run_all(plans, threads, None, |report| {
+        if report.failure.is_none() {
+            return true;
+        }
+        let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+        if found.as_ref().is_none_or(|before| report.plan.seed < before.plan.seed) {
+            *found = Some(report);
+        }
+        false
+    });
+    found.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Seconds, or with a unit: `90`, `90s`, `10m`, `2h`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = match text.char_indices().next_back() {
+        Some((at, 's')) => (&text[..at], 1),
+        Some((at, 'm')) => (&text[..at], 60),
+        Some((at, 'h')) => (&text[..at], 3600),
+        _ => (text, 1),
+    };
+    let number: u64 = number.parse().map_err(|_| format!("{text} is no time such as 90, 10m or 2h"))?;
+    Ok(Duration::from_secs(number.saturating_mul(unit)))
+}
+
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from)
 }
@@ -66,6 +100,19 @@ impl Totals {
         self.virtual_ms.fetch_add(report.virtual_ns / 1_000_000, Ordering::Relaxed);
         self.events.fetch_add(report.events, Ordering::Relaxed);
         self.runs.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    pub fn figures(&self, record: &mut report::Record, threads: usize) {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
+        let virtual_seconds = load(&self.virtual_ms) / 1000.0;
+        let speed = virtual_seconds / record.took_seconds.max(1e-9) / threads as f64;
+        record.figures.extend([
+            ("seeds".to_owned(), load(&self.runs)),
+            ("operations".to_owned(), load(&self.operations)),
+            ("faults".to_owned(), load(&self.faults)),
+            ("simulated_hours".to_owned(), virtual_seconds / 3600.0),
+            ("simulated_seconds_per_core_second".to_owned(), speed),
+        ]);
     }
 
     pub fn line(&self, took: Duration, threads: usize) -> String {

@@ -7,9 +7,9 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use commands::{chaos, records, replay, simulate};
 #[cfg(feature = "mutants")]
-use commands::mutants;
-use commands::{replay, simulate};
+use commands::{bugs, mutants};
 
 #[derive(Parser)]
 #[command(about = "Clusters under faults, judged by a model of etcd")]
@@ -22,16 +22,24 @@ struct Cli {
 enum Command {
     Simulate(simulate::Options),
     Replay(replay::Options),
+    Chaos(chaos::Options),
     #[cfg(feature = "mutants")]
     Mutants(mutants::Options),
+    #[cfg(feature = "mutants")]
+    Bugs(bugs::Options),
+    Report(records::Options),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Simulate(options) => simulate::run(&options),
         Command::Replay(options) => replay::run(&options),
+        Command::Chaos(options) => chaos::run(&options),
         #[cfg(feature = "mutants")]
         Command::Mutants(options) => mutants::run(&options),
+        #[cfg(feature = "mutants")]
+        Command::Bugs(options) => bugs::run(&options),
+        Command::Report(options) => records::run(&options),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

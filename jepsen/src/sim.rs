@@ -24,7 +24,8 @@ mod watcher;
 mod world;
 
 pub use plan::Plan;
-pub use run::{Failure, Report, run};
+pub use run::{Failure, PROBES, Report, run};
+pub use world::{Stand, Struck};
 
 /// Whether members can be told to make this mistake; the empty name is none.
 pub fn can_make(mutant: &str) -> Result<(), String> {

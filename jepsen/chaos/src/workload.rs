@@ -79,7 +79,7 @@ impl Workload {
     /// Starts its clients.
     pub fn start(self, world: &Rc<World>, local: &LocalSet) -> JoinSet<()> {
         let mut clients = JoinSet::new();
-        let count = world.random("clients", 0).random_range(8..=24);
+        let count = world.random("clients", 0).random_range(12..=36);
         for number in 0..count {
             let session = Session::new(world, self.name(), number);
             match self {

@@ -1,15 +1,12 @@
 //! `mutants`: known mistakes, one at a time, and how many seeds it takes until each is noticed.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Instant,
-};
+use std::time::Instant;
 
 use clap::Args;
-use jepsen::sim::Plan;
+use report::{Row, State, Verb};
 use store::mutant;
 
-use super::{Done, cores, run_all};
+use super::{Done, cores, first_failure, records};
 
 /// Run seeds against each known mistake until one notices it
 #[derive(Args)]
@@ -23,45 +20,48 @@ pub struct Options {
     /// These mistakes only, such as D1,R2
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    #[command(flatten)]
+    place: records::Place,
 }
 
 pub fn run(options: &Options) -> Done {
+    if let Some(name) = options.only.iter().find(|name| mutant::named(name).is_none()) {
+        return Err(format!("there is no mistake {name}"));
+    }
     println!("{}", mutant::MARK);
-    let mut needed = Vec::new();
-    let mut survivors = 0;
+    let started = Instant::now();
+    let mut rows = Vec::new();
     for (mutant, what) in mutant::ALL {
         let name = format!("{mutant:?}");
         if !options.only.is_empty() && !options.only.contains(&name) {
             continue;
         }
         let began = Instant::now();
-        let plans = (1..=options.seeds)
-            .map(|seed| Plan { mutant: name.clone(), ..Plan::draw(seed, options.chaos * 1000) });
-        let found = Mutex::new(None::<(u64, String)>);
-        run_all(plans, cores(), None, |report| {
-            let Some(failure) = &report.failure else { return true };
-            let first_line = failure.what.lines().next().unwrap_or_default().to_owned();
-            let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-            if found.as_ref().is_none_or(|(seed, _)| report.plan.seed < *seed) {
-                *found = Some((report.plan.seed, first_line));
-            }
-            false
-        });
+        let found = first_failure(&name, options.chaos * 1000, options.seeds, cores());
         let took = began.elapsed().as_secs_f64();
-        match found.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            Some((seed, how)) => {
-                needed.push(seed);
-                println!("{name}: {what}\n    noticed with seed {seed}, after {took:.1} s: {how}");
+        let row = match &found {
+            Some(report) => {
+                let how = report.failure.as_ref().map_or("", |failure| failure.what.as_str());
+                let how: String = how.lines().next().unwrap_or_default().chars().take(200).collect();
+                println!("{name}: {what}\n    noticed with seed {}, after {took:.1} s: {how}", report.plan.seed);
+                Row { detail: how, seeds: Some(report.plan.seed), ..Row::new(&name, what, State::Noticed) }
             }
             None => {
-                survivors += 1;
                 println!("{name}: {what}\n    NOT NOTICED in {} seeds, {took:.1} s", options.seeds);
+                Row::new(&name, what, State::Unnoticed)
             }
-        }
+        };
+        rows.push(Row { seconds: Some(took), ..row });
     }
+    let mut needed: Vec<u64> = rows.iter().filter_map(|row| row.seeds).collect();
     needed.sort_unstable();
+    let survivors = rows.len() - needed.len();
     let median = needed.get(needed.len() / 2).copied().unwrap_or(0);
     let most = needed.last().copied().unwrap_or(0);
-    println!("{} mutants noticed, {survivors} not; median of {median} seeds, {most} at most", needed.len());
+    let line = format!("{} mutants noticed, {survivors} not; median of {median} seeds, {most} at most", needed.len());
+    let mut record = records::record(Verb::Mutants, started.elapsed(), line.clone());
+    record.rows = rows;
+    options.place.save(&record)?;
+    println!("{line}");
     Ok(survivors == 0)
 }

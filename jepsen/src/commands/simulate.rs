@@ -2,14 +2,18 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use clap::Args;
-use jepsen::sim::{Plan, Report};
+use jepsen::sim::{self, Plan, Report};
+use report::Verb;
 
-use super::{Done, Totals, cores, run_all, tell};
+use super::{Done, Totals, cores, records, run_all, tell};
 
 /// Run many seeds, each a cluster under faults; stops at the first that fails
 #[derive(Args)]
@@ -20,34 +24,35 @@ pub struct Options {
     /// The first seed
     #[arg(long, default_value_t = 1)]
     from: u64,
-    /// Stop after so many seconds, whatever is left [default: no limit]
-    #[arg(long)]
-    time: Option<u64>,
+    /// Stop after so long, such as 90, 10m or 2h, whatever is left [default: no limit]
+    #[arg(long, value_parser = super::duration)]
+    time: Option<Duration>,
     /// Simulated seconds of faults for each seed
     #[arg(long, default_value_t = 60)]
     chaos: u64,
     /// Seeds at once [default: one for each core]
     #[arg(long)]
     threads: Option<usize>,
-    /// Run every hundredth seed twice, and compare
-    #[arg(long)]
-    twice: bool,
+    #[command(flatten)]
+    place: records::Place,
 }
+
+/// Every so manieth seed is run twice, and must go the same way.
+const TWICE: u64 = 100;
 
 pub fn run(options: &Options) -> Done {
     let began = Instant::now();
     let threads = options.threads.unwrap_or_else(cores);
     let (totals, failed) = (Totals::default(), Mutex::new(Vec::<Report>::new()));
-    let probes = Mutex::new(BTreeMap::<&'static str, u64>::new());
-    let other_way = Mutex::new(Vec::new());
+    let probes = Mutex::new(sim::PROBES.map(|probe| (probe, 0)).into_iter().collect::<BTreeMap<_, u64>>());
+    let (replayed, other_way) = (AtomicU64::new(0), Mutex::new(Vec::new()));
     let chaos_ms = options.chaos * 1000;
     let plans = (options.from..options.from + options.seeds).map(|seed| Plan::draw(seed, chaos_ms));
-    run_all(plans, threads, options.time.map(Duration::from_secs), |report| {
+    run_all(plans, threads, options.time, |report| {
         let runs = totals.add(&report);
-        if options.twice && report.plan.seed.is_multiple_of(100) {
-            let again = jepsen::sim::run(&report.plan);
-            totals.add(&again);
-            if again.trace_hash != report.trace_hash {
+        if report.plan.seed.is_multiple_of(TWICE) {
+            replayed.fetch_add(1, Ordering::Relaxed);
+            if sim::run(&report.plan).trace_hash != report.trace_hash {
                 other_way.lock().unwrap_or_else(PoisonError::into_inner).push(report.plan.seed);
             }
         }
@@ -65,17 +70,30 @@ pub fn run(options: &Options) -> Done {
         }
         true
     });
+    let took = began.elapsed();
+    let line = totals.line(took, threads);
+    let probes = probes.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let never: Vec<&str> = probes.iter().filter(|(_, times)| **times == 0).map(|(what, _)| *what).collect();
+    let mut record = records::record(Verb::Simulate, took, line.clone());
+    totals.figures(&mut record, threads);
+    records::split_probes(&mut record, &probes);
+    let replayed = replayed.load(Ordering::Relaxed);
+    let other_way = other_way.into_inner().unwrap_or_else(PoisonError::into_inner);
+    record.figures.insert("replayed".into(), replayed as f64);
+    record.figures.insert("replays_differing".into(), other_way.len() as f64);
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     for report in &failed {
-        tell(report, &format!("make replay SEED={} ARGS='--chaos {}'", report.plan.seed, options.chaos));
+        let replay = format!("make replay SEED={} ARGS='--chaos {}'", report.plan.seed, options.chaos);
+        tell(report, &replay);
+        let failure = options.place.timeline(report, &format!("seed-{}", report.plan.seed), &replay)?;
+        println!("timeline: {}", options.place.path(failure.timeline.as_deref().unwrap_or_default()).display());
+        record.failures.push(failure);
     }
-    let other_way = other_way.into_inner().unwrap_or_else(PoisonError::into_inner);
+    options.place.save(&record)?;
     for seed in &other_way {
         println!("seed {seed} went another way the second time");
     }
-    let probes = probes.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let seen: Vec<String> = probes.iter().map(|(what, times)| format!("{what} {times}")).collect();
-    println!("seen: {}", seen.join(", "));
-    println!("{}", totals.line(began.elapsed(), threads));
+    println!("{replayed} seeds run twice, {} went another way; {} probes, never: [{}]", other_way.len(), probes.len(), never.join(", "));
+    println!("{line}");
     Ok(failed.is_empty() && other_way.is_empty())
 }

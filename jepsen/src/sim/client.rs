@@ -248,6 +248,7 @@ impl Client {
     pub fn choose(&mut self, notes: &mut Notes) -> Request {
         let random = &mut self.random;
         let key = notes.book.key(&key_bytes(random.random_range(0..KEYS)));
+        let other = notes.book.key(&key_bytes(random.random_range(0..KEYS)));
         let single = Span::key(key);
         let wide = {
             let end = notes.book.key(&key_bytes(random.random_range(0..=KEYS)));
@@ -288,13 +289,18 @@ impl Client {
                 let relation = [Relation::Equal, Relation::NotEqual, Relation::Greater, Relation::Less]
                     [random.random_range(0..4)];
                 let compares = vec![Compare { span: single, wanted, relation }];
-                let read = Request::Range(Range::newest(wide));
+                let past = (seen - random.random_range(0..60)).max(1);
+                let revision = if random.random_bool(0.15) { past } else { 0 };
+                let read = Request::Range(Range { revision, ..Range::newest(wide) });
                 let change = if random.random_bool(0.3) {
                     Request::Delete(Delete { span: single, prev_kv: true })
                 } else {
                     Request::Put(put)
                 };
-                let success = vec![change, read.clone()];
+                let mut success = vec![change, read.clone()];
+                if random.random_bool(0.3) && other != key {
+                    success.push(Request::Put(Put::plain(other, notes.next_value())));
+                }
                 Request::Txn(Box::new(Txn { compares, success, failure: vec![read] }))
             }
             99 => Request::Compact { revision: (seen - random.random_range(0..50)).max(1) },

@@ -160,6 +160,11 @@ fn draw_fault(kind: u64, at_ms: u64, members: usize, random: &mut StdRng) -> Fau
 }
 
 impl Kind {
+    pub const NAMES: [&str; KINDS as usize] = [
+        "crash", "power-loss", "blackout", "cut", "split", "deaf", "alone", "lossy", "freeze",
+        "stall", "forget", "behind", "full", "bad-sync", "short-write", "rot", "skew", "transfer",
+    ];
+
     /// The word of a plan's text, and the key of figures.
     pub fn name(&self) -> &'static str {
         match self {

@@ -152,7 +152,7 @@ impl World {
         self.struck.push(Struck { what, from_ns, to_ns: end_ns, member: struck });
     }
 
-    fn end_process(&mut self, member: usize, power: bool, back_ns: u64) {
+    pub fn end_process(&mut self, member: usize, power: bool, back_ns: u64) {
         self.crash(member, power);
         self.push(back_ns, Event::Start { member });
     }
@@ -229,6 +229,12 @@ impl World {
             return;
         }
         self.probe("snapshot at a bad moment");
+        if self.fault_random.random_bool(0.5) {
+            let crash_ns = self.now_ns + self.fault_random.random_range(MS..300 * MS);
+            let power = self.fault_random.random_bool(0.5);
+            self.push(crash_ns, Event::Crash { member, power });
+            return;
+        }
         self.stall(member, self.now_ns + PLOT_NS);
         self.isolate(self.leader().unwrap_or(member), self.now_ns + PLOT_NS);
     }

@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     hash::{DefaultHasher, Hash},
     pin::Pin,
+    sync::atomic::Ordering::Acquire,
     task::{Context, Poll, Waker},
 };
 
@@ -93,6 +94,11 @@ pub(super) enum Event {
     Start {
         member: usize,
     },
+    /// The process ends, and comes back at once.
+    Crash {
+        member: usize,
+        power: bool,
+    },
     /// A fault of the network is over.
     Heal {
         fault: u64,
@@ -157,6 +163,10 @@ pub(super) struct World {
     pub stalled_until: Vec<u64>,
     /// Its disk is bad until then: it may stop, and may not start.
     pub bad_until: Vec<u64>,
+    /// The newest entry that each member has told others it has, of those that it knows to be committed.
+    promised: Vec<u64>,
+    /// The newest entry that it has told of.
+    told: Vec<u64>,
     /// Members whose power goes in the middle of their next writes.
     pub cut: Vec<bool>,
     /// Members whose log rotted, and whether they refused to start with it.
@@ -229,6 +239,8 @@ impl World {
             stalled_until: vec![0; size],
             bad_until: vec![0; size],
             cut: vec![false; size],
+            promised: vec![0; size],
+            told: vec![0; size],
             rotten: vec![None; size],
             network: Network::default(),
             served: Vec::new(),
@@ -344,6 +356,11 @@ impl World {
             Event::Look { watcher } => self.look(watcher),
             Event::Sweep => self.sweep(),
             Event::Fault(fault) => self.strike(&fault),
+            Event::Crash { member, power } => {
+                if !self.calm && self.members[member].life.is_some() {
+                    self.end_process(member, power, self.now_ns + MS);
+                }
+            }
             Event::Start { member } => {
                 if self.members[member].life.is_none() {
                     return self.start(member);
@@ -416,6 +433,14 @@ impl World {
         if self.rotten[member] == Some(false) {
             self.probe("rotten log did no harm");
         }
+        let last = self.members[member].life.as_ref().map_or(0, |life| life.node.status.last_index.load(Acquire));
+        if last < self.promised[member] {
+            return Err(format!(
+                "durability: member {member} has told others of entry {}, which is committed, and starts with {last}",
+                self.promised[member]
+            ));
+        }
+        self.told[member] = 0;
         self.by_id.insert(self.members[member].id, member);
         self.next_turn[member] = [None; PARTS];
         self.next_watch[member] = None;
@@ -535,6 +560,8 @@ impl World {
     fn look_at_leader(&mut self, member: usize) -> Outcome {
         self.stand(member);
         let Some(life) = &self.members[member].life else { return Ok(()) };
+        let committed = life.node.status.committed.load(Acquire);
+        self.promised[member] = self.promised[member].max(committed.min(self.told[member]));
         let state = life.node.status.soft_state();
         if state.role != Role::Leader {
             return Ok(());
@@ -703,6 +730,9 @@ impl World {
     }
 
     fn send(&mut self, from: usize, message: Message) {
+        if message.r#type == MessageType::MsgAppResp as i32 && !message.reject {
+            self.told[from] = self.told[from].max(message.index);
+        }
         if message.r#type == MessageType::MsgSnap as i32 {
             let life = self.members[from].lives;
             let event = Event::Snapshot { from, life, message: Box::new(message), tries: 0 };
@@ -808,7 +838,7 @@ impl World {
         let mut states = self.serving().map(|member| {
             let node = &self.members[member].life.as_ref()?.node;
             let state = node.status.soft_state();
-            let applied = node.status.applied.load(std::sync::atomic::Ordering::Acquire);
+            let applied = node.status.applied.load(Acquire);
             (state.leader != 0).then_some((state.leader, state.term, applied))
         });
         let Some(Some(first)) = states.next() else { return false };
@@ -825,7 +855,7 @@ impl World {
             None => format!("{} is down", member.number),
             Some(life) => {
                 let state = life.node.status.soft_state();
-                let applied = life.node.status.applied.load(std::sync::atomic::Ordering::Acquire);
+                let applied = life.node.status.applied.load(Acquire);
                 format!(
                     "{}: {:?} of {:x} in term {}, applied {applied}",
                     member.number, state.role, state.leader, state.term

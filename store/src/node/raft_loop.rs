@@ -310,7 +310,7 @@ impl RaftLoop {
             if persist.must_sync || (self.persisting > 0 && !persist.messages.is_empty()) {
                 self.persisting += 1;
                 let _ = self.wal.send(wal_loop::Input::Persist(persist));
-                if mutant::on(Mutant::D2) && self.driver.is_alone() {
+                if mutant::on(Mutant::D2) && self.driver.is_sole_leader() {
                     self.persisted(output.number);
                 }
             } else {

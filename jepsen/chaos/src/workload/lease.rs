@@ -45,7 +45,7 @@ pub async fn client(mut session: Session) {
                 }
             };
             session.ask(request).await;
-            let time = Duration::from_millis(session.random.random_range(0..80));
+            let time = Duration::from_millis(session.random.random_range(0..40));
             session.world.rest(time).await;
         }
         if session.random.random_bool(0.4) {

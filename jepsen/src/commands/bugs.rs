@@ -1,0 +1,125 @@
+//! `bugs`: bugs that etcd once had, and ours, by name: each is made again, found, and not found without it.
+//!
+//! A row is red if a run of members that make the mistake fails, and green if the same run of members that do not passes.
+//! A kept schedule is tried first; when later changes have made it miss, seeds are.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use jepsen::sim::{self, Plan};
+use report::{Row, State, Verb};
+
+use super::{Done, cores, first_failure, records};
+
+/// Make each known bug again, and find it
+#[derive(Args)]
+pub struct Options {
+    /// These bugs only, by their names
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Give a bug up after so many seeds
+    #[arg(long, default_value_t = 5000)]
+    seeds: u64,
+    #[command(flatten)]
+    place: records::Place,
+}
+
+/// A bug: its name, where it is known from, and the mistake that makes it.
+struct Bug {
+    name: &'static str,
+    from: &'static str,
+    mutant: &'static str,
+}
+
+const fn bug(name: &'static str, from: &'static str, mutant: &'static str) -> Bug {
+    Bug { name, from, mutant }
+}
+
+/// As `correctness` programmes in the field number them: etcd-io/etcd's issues; the last are ours.
+const BUGS: [Bug; 24] = [
+    bug("index-ahead-of-data", "etcd #13766, #13514: members differ after a kill under load", "A1"),
+    bug("single-member-loses-a-write", "etcd #14370: acknowledged before the log was synced", "D2"),
+    bug("progress-ahead-of-events", "etcd #15220: a notice passes the events before it", "W3"),
+    bug("watch-goes-back", "etcd #15271: events again after a snapshot", "W2"),
+    bug("event-twice", "etcd #17247: an event is told twice", "W7"),
+    bug("starved-stream", "etcd #17529: a slow reader loses events", "W1"),
+    bug("revision-falls", "etcd #17780: a kill in a compaction lowers the revision", "A11"),
+    bug("range-in-transaction", "etcd #18667: a range at a compacted revision, checked on one member", "A5"),
+    bug("tombstone-at-the-floor", "etcd #19179: a watch from the compacted revision misses a deletion", "A10"),
+    bug("watch-of-the-future", "etcd #20221: events from below the start", "W5"),
+    bug("stale-read-after-a-pause", "etcd #20418: a read round's context is used again", "R2"),
+    bug("read-at-a-deposed-leader", "etcd #741, #3879: a read is answered locally", "R1"),
+    bug("new-leader-reads", "etcd #7331: a read before the first commit of the term", "R3"),
+    bug("index-not-saved", "etcd #11652: entries are applied twice after a crash", "A2"),
+    bug("snapshot-loses-a-batch", "etcd #20650: a snapshot while the store is replaced", "A12"),
+    bug("index-before-the-snapshot", "etcd #13933: the old index stays after a snapshot", "A3"),
+    bug("unsynced-acknowledgement", "etcd #14098, #14140: power loss takes what was acknowledged", "D1"),
+    bug("failed-sync-passes", "etcd #14143: a failed sync counts as done", "D7"),
+    bug("directory-not-synced", "etcd #6368: a new segment is gone after a power loss", "D4"),
+    bug("leases-of-a-deposed-leader", "etcd #12528, #15247: a stuck leader ends leases", "L2"),
+    bug("keepalive-after-the-end", "etcd #20615: a lease that was revoked is kept alive", "L3"),
+    bug("keepalive-before-the-grant", "etcd #13932: a lease that was granted is not found", "L7"),
+    bug("election-in-a-snapshot", "Keelson: a member stands for election while it takes over a snapshot", "K2"),
+    bug("view-not-called-stale", "Keelson: a read finds an old view", "K1"),
+];
+
+/// Schedules that were made small once.
+const SCHEDULES: &[(&str, &str)] = &[
+    ("keepalive-after-the-end", include_str!("../../schedules/keepalive-by-a-deposed-leader.txt")),
+    ("keepalive-before-the-grant", include_str!("../../schedules/keepalive-of-an-unseen-grant.txt")),
+];
+
+/// Seeds are drawn with so many seconds of faults.
+const CHAOS_MS: u64 = 30_000;
+
+pub fn run(options: &Options) -> Done {
+    let unknown = options.only.iter().find(|name| BUGS.iter().all(|bug| bug.name != **name));
+    if let Some(name) = unknown {
+        let names: Vec<&str> = BUGS.iter().map(|bug| bug.name).collect();
+        return Err(format!("there is no bug {name}; known: {}", names.join(", ")));
+    }
+    let began = Instant::now();
+    let mut rows = Vec::new();
+    for bug in BUGS.iter().filter(|bug| options.only.is_empty() || options.only.iter().any(|it| it == bug.name)) {
+        let row = make_and_find(bug, options.seeds);
+        println!("{}: {}\n    {}", row.name, row.what, row.detail);
+        rows.push(row);
+    }
+    let bad = rows.iter().filter(|row| row.state.is_bad()).count();
+    let slowest = rows.iter().filter_map(|row| row.seconds).fold(0.0, f64::max);
+    let line = format!("{} known bugs found again, {bad} not; {slowest:.1} s at most", rows.len() - bad);
+    let mut record = records::record(Verb::Bugs, began.elapsed(), line.clone());
+    record.rows = rows;
+    options.place.save(&record)?;
+    println!("{line}");
+    Ok(bad == 0)
+}
+
+fn make_and_find(bug: &Bug, seeds: u64) -> Row {
+    let began = Instant::now();
+    let row = Row::new(bug.name, bug.from, State::Failed);
+    let kept = SCHEDULES.iter().filter(|(name, _)| *name == bug.name).filter_map(|(_, text)| text.parse::<Plan>().ok());
+    let red = kept
+        .map(|plan| Plan { mutant: bug.mutant.to_owned(), ..plan })
+        .map(|plan| sim::run(&plan))
+        .find(|report| report.failure.is_some())
+        .or_else(|| first_failure(bug.mutant, CHAOS_MS, seeds, cores()));
+    let Some(red) = red else {
+        return Row { state: State::Unnoticed, detail: format!("NOT FOUND in {seeds} seeds"), ..row };
+    };
+    let found_after = began.elapsed();
+    let how = red.failure.as_ref().map_or("", |failure| failure.what.lines().next().unwrap_or_default()).to_owned();
+    let green = sim::run(&Plan { mutant: String::new(), ..red.plan.clone() });
+    if let Some(failure) = &green.failure {
+        let detail = format!("seed {} fails without it too: {}", red.plan.seed, failure.what);
+        return Row { detail, ..row };
+    }
+    let took = |time: Duration| time.as_secs_f64();
+    Row {
+        state: State::Noticed,
+        detail: format!("red with {} and seed {} in {:.1} s: {how}; green without", bug.mutant, red.plan.seed, took(found_after)),
+        seconds: Some(took(found_after)),
+        on: Some(records::today()),
+        ..row
+    }
+}
