@@ -347,13 +347,18 @@ impl Applier {
         if self.alarms.is_raised(AlarmType::Nospace) {
             return Err(ApplyError::NoSpace);
         }
-        let ttl = self.lessor.grant(request.id, request.ttl, self.now_ms)?;
+        let ttl = self.lessor.grant(request.id, request.ttl, self.next_ms())?;
         Ok(pb::LeaseGrantResponse {
             header: header(self.store.revision()),
             id: request.id,
             ttl,
             error: String::new(),
         })
+    }
+
+    /// Time is known to the millisecond: what is promised from now on counts from the end of this one.
+    pub fn next_ms(&self) -> u64 {
+        self.now_ms + 1
     }
 
     /// Deletes all keys of the lease in one revision.

@@ -217,7 +217,7 @@ impl Node {
         }
         let lost_at = Duration::from_millis(self.status.lost_leader_at_ms.load(Ordering::Acquire));
         let grace = Duration::from_millis(2 * self.config.election_timeout_ms);
-        let began = self.clock.elapsed().saturating_sub(self.clock.now() - began);
+        let began = self.clock.since_start(began);
         if lost_at > Duration::ZERO && began + grace > lost_at && began < lost_at + grace {
             return RequestError::TimeoutLeaderFail;
         }

@@ -30,6 +30,8 @@ use crate::{
     rpc::{self, Failure},
 };
 
+/// Directories are called so, with the number of the process and something random behind it.
+const PREFIX: &str = "keelson-chaos-";
 const CLIENT_PORT: u16 = 2379;
 const PEER_PORT: u16 = 2380;
 const STATUS_LIMIT: Duration = Duration::from_millis(500);
@@ -77,7 +79,7 @@ pub struct Cluster {
 impl Cluster {
     /// Lays a cluster out; nothing runs yet.
     pub fn new(binary: &Binary, settings: Settings, around: &Around) -> io::Result<Cluster> {
-        let dir = tempfile::Builder::new().prefix("keelson-chaos-").tempdir()?;
+        let dir = tempfile::Builder::new().prefix(&format!("{PREFIX}{}-", std::process::id())).tempdir()?;
         let switch = around.switch.map(|seed| Switch::new(settings.size, seed)).transpose()?;
         let addresses = match &switch {
             Some(switch) => switch.members().iter().map(|member| IpAddr::V4(member.address)).collect(),
@@ -234,6 +236,23 @@ impl Drop for Cluster {
         self.disks.clear();
         drop(self.dir.take());
     }
+}
+
+/// Removes what killed processes left behind.
+pub fn sweep() -> io::Result<()> {
+    for entry in std::fs::read_dir(std::env::temp_dir())? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('-'));
+        let Some(process) = process.and_then(|(process, _)| process.parse::<i32>().ok()) else { continue };
+        // SAFETY: signal 0 only asks.
+        let is_gone = unsafe { libc::kill(process, 0) } != 0
+            && io::Error::last_os_error().raw_os_error() == Some(libc::ESRCH);
+        if is_gone {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// As many loopback addresses as there are members, of a /24 that nobody else uses.

@@ -69,7 +69,7 @@ fn show(history: &History, op: OpId) -> String {
     format!("\n  {op:?}: {text}")
 }
 
-fn key<'a>(history: &'a History, key: Key) -> &'a [u8] {
+fn key(history: &History, key: Key) -> &[u8] {
     history.keys.bytes(key.0)
 }
 

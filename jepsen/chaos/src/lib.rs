@@ -215,6 +215,7 @@ pub fn run(options: Options, progress: &mut dyn FnMut(Progress)) -> io::Result<S
     let mut summary = Summary { version: version.clone(), ..Summary::default() };
     progress(Progress::Begun { server, version });
     faults::forgetfs::private_mounts()?;
+    cluster::sweep()?;
     let machine = Machine::probe(&binary);
     for fault in Kind::ALL {
         if let Some(why) = machine.refuses(fault)

@@ -37,6 +37,15 @@ pub struct Session {
     patience: Duration,
 }
 
+/// Whom a request went to, and when.
+struct Call {
+    member: Member,
+    /// The member's ID.
+    id: u64,
+    called_ns: u64,
+    returned_ns: u64,
+}
+
 /// What came of asking.
 #[derive(Debug)]
 pub enum Told {
@@ -102,29 +111,42 @@ impl Session {
         let called_ns = self.world.now_ns();
         let answered = connection.call(path, frame, self.patience).await;
         let returned_ns = self.world.now_ns();
+        let call = Call { member: connection.member, id: server.id.get(), called_ns, returned_ns };
+        if let Err(Failure::NotSent | Failure::Lost) = answered {
+            server.distrust(&connection);
+        }
+        if let Err(Failure::NotSent) = answered {
+            self.move_on();
+            self.pause().await;
+            return Told::Nothing;
+        }
+        let (told, unknown) = self.write_down(request, answered, &call);
+        if unknown {
+            self.move_on();
+            self.pause().await;
+        }
+        told
+    }
+
+    /// Puts it into the history, and gives the client a new number if the outcome is unknown.
+    fn write_down(
+        &mut self,
+        request: Request,
+        answered: Result<Bytes, Failure>,
+        call: &Call,
+    ) -> (Told, bool) {
         let mut notes = self.world.notes.borrow_mut();
         let outcome = match answered {
             Ok(message) => {
-                let id = server.id.get();
                 // Another member's answer gets a number that nobody was asked under.
-                let number = |said: u64| if said == id { connection.member } else { Member(u32::MAX) };
+                let number = |said: u64| if said == call.id { call.member } else { Member(u32::MAX) };
                 match notes.book.answered(&request, message, number) {
                     Ok(answer) => Outcome::Ok(answer),
                     Err(_) => Outcome::Unknown(Fate::Open),
                 }
             }
             Err(Failure::Refused(status)) => wire::refused(&status),
-            Err(Failure::NotSent) => {
-                drop(notes);
-                server.distrust(&connection);
-                self.move_on();
-                self.pause().await;
-                return Told::Nothing;
-            }
-            Err(Failure::Lost) => {
-                server.distrust(&connection);
-                Outcome::Unknown(Fate::Open)
-            }
+            Err(_) => Outcome::Unknown(Fate::Open),
         };
         let told = match &outcome {
             Outcome::Ok(answer) => {
@@ -139,20 +161,17 @@ impl Session {
         if !matches!(told, Told::Nothing) {
             notes.operation(Operation {
                 client: self.client,
-                member: connection.member,
-                called_ns,
-                returned_ns: if unknown { NEVER_NS } else { returned_ns },
+                member: call.member,
+                called_ns: call.called_ns,
+                returned_ns: if unknown { NEVER_NS } else { call.returned_ns },
                 request,
                 outcome,
             });
         }
         if unknown {
             self.client = notes.next_client();
-            drop(notes);
-            self.move_on();
-            self.pause().await;
         }
-        told
+        (told, unknown)
     }
 
     /// The newest of a key.

@@ -262,7 +262,7 @@ impl Client {
             ..Put::plain(key, notes.next_value())
         };
         let seen = self.seen;
-        match random.random_range(0..108) {
+        match random.random_range(0..112) {
             0..35 => Request::Put(put),
             35..55 => Request::Range(Range::newest(single)),
             55..60 => Request::Range(Range { serializable: true, ..Range::newest(wide) }),
@@ -309,9 +309,9 @@ impl Client {
                 let ttl_seconds = *[2, 3, 5, 8, 60].choose(random).expect("not empty");
                 Request::Grant { lease: notes.next_lease(ttl_seconds), ttl_seconds }
             }
-            102..105 => Request::KeepAlive { lease },
-            105 => Request::TimeToLive { lease, keys: random.random_bool(0.5) },
-            106 => Request::Revoke { lease },
+            102..108 => Request::KeepAlive { lease },
+            108 => Request::TimeToLive { lease, keys: random.random_bool(0.5) },
+            109..111 => Request::Revoke { lease },
             _ => Request::Leases,
         }
     }

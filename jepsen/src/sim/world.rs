@@ -725,7 +725,12 @@ impl World {
         if lossy && self.network_random.random_bool(0.2) {
             return None;
         }
-        let longest = if lossy { 30 * DELAY_NS } else { DELAY_NS };
+        let longest = match lossy {
+            // Some come when nobody expects them any more.
+            true if self.network_random.random_bool(0.05) => 2 * SECOND,
+            true => 30 * DELAY_NS,
+            false => DELAY_NS,
+        };
         Some(self.now_ns + self.network_random.random_range(50_000..longest))
     }
 

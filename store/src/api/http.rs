@@ -116,7 +116,8 @@ async fn read(node: &Arc<Node>, linearizable: bool) -> Result<(), String> {
         return Err(text(RequestError::Stopped));
     }
     let request = RangeRequest { key: Bytes::from_static(b"\0"), limit: 1, ..Default::default() };
-    match node.reader.range(&request, &*node.view().await.map_err(text)?) {
+    let view = node.view().await.map_err(text)?;
+    match node.reader.range(&request, &view) {
         Ok(_) => Ok(()),
         Err(MvccError::Backend(error)) => Err(error.to_string()),
         Err(error) => Err(error.to_string()),

@@ -971,7 +971,8 @@ fn a_view_is_published_while_views_are_wanted_and_called_stale_after() {
         write.end()
     };
     let revision = put("2");
-    member.applier.store.advance(1);
+    member.applier.store.outdate();
+    member.applier.store.publish_if_wanted(1);
     assert!(reader.is_stale(), "nobody wanted it");
     assert_eq!((reader.revision(), reader.view().revision), (revision, revision - 1));
 
@@ -985,7 +986,8 @@ fn a_view_is_published_while_views_are_wanted_and_called_stale_after() {
         let mut write = member.applier.store.write();
         write.put(&Bytes::from_static(b"a"), b"3", 0).unwrap();
         let revision = write.end();
-        member.applier.store.advance(1);
+        member.applier.store.outdate();
+        member.applier.store.publish_if_wanted(1);
         assert_eq!(reader.view().revision == revision, !reader.is_stale());
         unasked += 1;
     }

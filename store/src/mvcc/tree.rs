@@ -133,19 +133,6 @@ impl Tree {
         Some(meta)
     }
 
-    /// Puts back the value of `key` if it is still the one of `mod_revision`, is not in memory and has the right
-    /// length. Returns whether it did.
-    pub fn fill(&mut self, key: &[u8], mod_revision: i64, value: &[u8]) -> bool {
-        let Some(meta) = self.get(key).map(|entry| entry.meta()) else { return false };
-        if meta.cached || meta.mod_revision != mod_revision || meta.value_len != value.len() {
-            return false;
-        }
-        let tail = Tail::new(&meta);
-        self.put(key, &mut |place, leaf| (Some(meta), Leaf::put(leaf, place, tail.item(key, Some(value)))));
-        self.cached_value_bytes += value.len() as u64;
-        true
-    }
-
     /// Drops cached values until about `target_bytes` are free; returns how many are.
     ///
     /// A clock goes round the leaves: one that was read by `get` or written since the hand last passed is spared

@@ -407,7 +407,7 @@ impl ApplyLoop {
         let now_ms = self.applier.now_ms;
         match query {
             LeaseQuery::Renew { id, answer } => {
-                let renewal = self.applier.lessor.renew(id, now_ms);
+                let renewal = self.applier.lessor.renew(id, self.applier.next_ms());
                 if let Renewal::Renewed { clear_checkpoint: true, .. } = renewal {
                     let checkpoints = vec![pb::LeaseCheckpoint { id, remaining_ttl: 0 }];
                     self.propose(&pb::LeaseCheckpointRequest { checkpoints });

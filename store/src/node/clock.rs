@@ -48,6 +48,11 @@ impl Clock {
         self.now().duration_since(self.started)
     }
 
+    /// From the clock's beginning to a moment that it showed.
+    pub fn since_start(&self, moment: Instant) -> Duration {
+        moment.saturating_duration_since(self.started)
+    }
+
     pub fn elapsed_ms(&self) -> u64 {
         self.elapsed().as_millis() as u64
     }

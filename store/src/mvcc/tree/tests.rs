@@ -67,17 +67,6 @@ impl Pair {
         }
     }
 
-    fn fill(&mut self, key: &[u8], mod_revision: i64, value: &[u8]) {
-        let row = self.model.get_mut(key);
-        let expected = row.is_some_and(|row| {
-            let fits =
-                !row.meta.cached && row.meta.mod_revision == mod_revision && row.value.len() == value.len();
-            row.meta.cached |= fits;
-            fits
-        });
-        assert_eq!(self.tree.fill(key, mod_revision, value), expected);
-    }
-
     fn check(&self) {
         self.tree.invariants();
         check_root(&self.tree.snapshot(), &self.model);
@@ -176,7 +165,6 @@ enum Op {
     RemoveFrom { key: Vec<u8>, keys: usize },
     Snapshot,
     Evict { bytes: u64, age: i64 },
-    Fill { nth: usize, stale: bool },
     Range { key: Vec<u8>, end: Vec<u8>, skip: usize },
     Reload,
 }
@@ -207,7 +195,6 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (key(), 1..120usize).prop_map(|(key, keys)| Op::RemoveFrom { key, keys }),
         4 => Just(Op::Snapshot),
         3 => (prop_oneof![1..5000u64, Just(u64::MAX)], 0..200i64).prop_map(|(bytes, age)| Op::Evict { bytes, age }),
-        6 => (any::<usize>(), any::<bool>()).prop_map(|(nth, stale)| Op::Fill { nth, stale }),
         6 => (key(), prop_oneof![2 => key(), 1 => Just(vec![]), 1 => Just(vec![0])], 0..200usize)
             .prop_map(|(key, end, skip)| Op::Range { key, end, skip }),
         1 => Just(Op::Reload),
@@ -245,16 +232,6 @@ fn run(ops: Vec<Op>) {
                 old.push((pair.tree.snapshot(), pair.model.clone()));
             }
             Op::Evict { bytes, age } => pair.evict(bytes, pair.revision - age),
-            Op::Fill { nth, stale } => {
-                let evicted: Vec<_> =
-                    pair.model.iter().filter(|(_, row)| stale || !row.meta.cached).collect();
-                if let Some((key, row)) = evicted.get(nth % evicted.len().max(1)) {
-                    let (key, row) = (key.to_vec(), (*row).clone());
-                    pair.fill(&key, row.meta.mod_revision - i64::from(stale), &row.value);
-                    pair.fill(&key, row.meta.mod_revision, &row.value[row.value.len() / 2..]);
-                    pair.fill(&key, row.meta.mod_revision, &row.value);
-                }
-            }
             Op::Range { key, end, skip } => {
                 check_range(&pair.tree.snapshot(), &pair.model, KeyRange::from_request(&key, &end), skip);
             }
