@@ -15,7 +15,8 @@ TARGET := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 # What `tools/setup --tests` put aside: Python packages before the system's, stock etcd behind it.
 PEERS := $(CURDIR)/target/peers
 WITH_PEERS = PATH="$(CURDIR)/target/python/bin:$$PATH:$(PEERS)/etcd-3.4" ETCD_PEER_DIR="$${ETCD_PEER_DIR-$(PEERS)/etcd-3.5.1}"
-CARGO_FLAGS := --release --workspace --locked
+# Fuzzing has a runtime whose time stands still: that feature must not reach the server, so it is built apart.
+CARGO_FLAGS := --release --workspace --exclude fuzz --locked
 
 help: ## print this
 	@echo 'usage: make VERB [VARIABLE=VALUE]...'
@@ -32,6 +33,7 @@ help: ## print this
 #%                                 ARGS='--shrink FILE' makes it smaller
 #%   TIME=10m WORKLOAD=lock,watch  chaos: how long [10m], these kinds of traffic only,
 #%   FAULTS=kill,partition ETCD=PATH   these faults only, this server instead of the one just built
+#%   TIME=150 NAME=wal-record      fuzz: seconds in all [150], one target only [all]
 #%   ARGS='--quick --only put'     bench: what `bench run` gets; see target/release/bench help run
 #% Sizes and peers of the tests, from the environment:
 #%   KEELSON_CRASH_ROUNDS          kill -9 and restart this often [3]; 20 is a full run
@@ -53,7 +55,9 @@ build: ## compile etcd, etcdctl and bench into target/release
 test: ## run the tests, against stock etcd too; installs what they need
 	@tools/setup --tests
 ifeq ($(ARGS),)
+	@cargo build --release --locked -p nudge
 	@$(WITH_PEERS) cargo test $(CARGO_FLAGS)
+	@cargo test --release --locked -p fuzz
 	@if command -v protoc >/dev/null; \
 	then $(WITH_PEERS) cargo test --release --locked -p integration --features etcd-client --test clients etcd_client; \
 	else echo 'skipped: etcd-client crate (no protoc)'; fi
@@ -65,6 +69,8 @@ check: ## formatting, lints, tidy rules; changes nothing
 	@tools/setup --check
 	@cargo fmt --all --check
 	@cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+	@cargo clippy --release --locked -p jepsen --features mutants -- -D warnings
+	@cargo clippy --release --locked -p fuzz --features engine --all-targets -- -D warnings
 	@cargo test $(CARGO_FLAGS) --quiet --test tidy
 
 fix: ## format, and apply what lints can fix by themselves
@@ -93,6 +99,17 @@ mutants: jepsen ## run simulated clusters that make known mistakes, until each i
 bugs: JEPSEN_FLAGS := --features mutants
 bugs: jepsen ## make bugs that etcd once had again, one by one, and find each
 	@"$(TARGET)/release/jepsen" bugs $(ARGS)
+
+# What cargo-fuzz passes, without a sanitizer; `--target` keeps it from build scripts, so RocksDB comes from the cache.
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
+COVERAGE := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+    -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+    -Cllvm-args=-sanitizer-coverage-trace-compares -Coverflow-checks=on -Ccodegen-units=1
+
+fuzz: ## feed every decoder bytes that are steered by coverage; NAME=wal-record runs one target
+	@tools/setup
+	@RUSTFLAGS="$(COVERAGE)" cargo build --release --locked -p fuzz --features engine --target $(HOST) --target-dir "$(TARGET)/fuzz"
+	@"$(TARGET)/fuzz/$(HOST)/release/fuzz" $(if $(NAME),run $(NAME),all) --time $(or $(TIME),150) --dir "$(TARGET)/fuzz" $(ARGS)
 
 report: jepsen ## what the last runs of the proof showed, as target/proof/index.html
 	@"$(TARGET)/release/jepsen" report $(ARGS)

@@ -38,7 +38,9 @@ pub fn run_all(
         for _ in 0..threads {
             scope.spawn(|| {
                 while !enough.load(Ordering::Relaxed) && limit.is_none_or(|limit| began.elapsed() < limit) {
-                    let Some(plan) = plans.lock().unwrap_or_else(PoisonError::into_inner).next() else { return };
+                    let Some(plan) = plans.lock().unwrap_or_else(PoisonError::into_inner).next() else {
+                        return;
+                    };
                     if !each(sim::run(&plan)) {
                         enough.store(true, Ordering::Relaxed);
                     }

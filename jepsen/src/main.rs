@@ -7,9 +7,9 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use commands::{chaos, records, replay, simulate};
 #[cfg(feature = "mutants")]
 use commands::{bugs, mutants};
+use commands::{chaos, records, replay, simulate};
 
 #[derive(Parser)]
 #[command(about = "Clusters under faults, judged by a model of etcd")]

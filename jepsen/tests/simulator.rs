@@ -36,7 +36,8 @@ fn a_plan_goes_the_same_way_twice() {
 #[test]
 fn kept_schedules_pass() {
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("schedules");
-    let files: Vec<_> = std::fs::read_dir(&dir).expect("schedules").map(|file| file.expect("a file").path()).collect();
+    let files: Vec<_> =
+        std::fs::read_dir(&dir).expect("schedules").map(|file| file.expect("a file").path()).collect();
     assert!(!files.is_empty(), "no schedules in {}", dir.display());
     for file in files {
         let text = std::fs::read_to_string(&file).expect("a schedule");

@@ -3,7 +3,7 @@
 //! time, for the members that the calling thread turns.
 
 /// What goes wrong. Names are those of `correctness` programmes in the field: R reads, D durability, A apply, W watches,
-/// L leases; K ours, as is L7. `ALL` says what each is.
+/// L leases; K ours, as are W8 and L7. `ALL` says what each is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
     /// A linearizable read is answered from the local state.
@@ -70,6 +70,8 @@ pub enum Mutant {
     W6,
     /// An event is told twice.
     W7,
+    /// What the history holds is told before the news of it.
+    W8,
     /// Leases are lost in a restart.
     L1,
     /// A deposed leader goes on ending leases.
@@ -106,7 +108,7 @@ mod switch {
     /// Stands in every binary that can be told to make mistakes, for whoever looks for it where it must not be.
     pub const MARK: &str = "keelson: this binary can make mistakes";
 
-    pub const ALL: [(Mutant, &str); 39] = [
+    pub const ALL: [(Mutant, &str); 40] = [
         (Mutant::R1, "a linearizable read is answered from the local state"),
         (Mutant::R2, "a read round is asked again with the same context"),
         (Mutant::R3, "a new leader answers reads before it has committed in its term"),
@@ -139,6 +141,7 @@ mod switch {
         (Mutant::W5, "a watcher that starts in the future is told of the present"),
         (Mutant::W6, "the events of a revision come in another order"),
         (Mutant::W7, "an event is told twice"),
+        (Mutant::W8, "what the history holds is told before the news of it"),
         (Mutant::L1, "leases are lost in a restart"),
         (Mutant::L2, "a deposed leader goes on ending leases"),
         (Mutant::L3, "a keepalive is acknowledged without asking who leads"),

@@ -413,7 +413,8 @@ impl Node {
             return None;
         }
         for url in &membership.get(leader)?.peer_urls {
-            let request = http::Request::post(path).header("content-type", "application/protobuf").body(body.clone());
+            let request =
+                http::Request::post(path).header("content-type", "application/protobuf").body(body.clone());
             if let Some(answer) = self.others.ask(url, request.expect("constants make a request")).await {
                 return Some(answer);
             }

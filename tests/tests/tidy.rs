@@ -118,7 +118,8 @@ fn only_one_file_names_rocksdb() {
 
 #[test]
 fn judges_do_not_know_the_judged() {
-    let manifest = std::fs::read_to_string(root().join("jepsen/oracle/Cargo.toml")).expect("the judges' manifest");
+    let manifest =
+        std::fs::read_to_string(root().join("jepsen/oracle/Cargo.toml")).expect("the judges' manifest");
     assert!(!manifest.contains("store"), "the judges share nothing with the server");
 }
 

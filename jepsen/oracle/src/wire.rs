@@ -11,8 +11,8 @@ use crate::history::{
     names::Value,
     record::Recorder,
     request::{
-        Compare, Delete, Deleted, End, Kv, Put, Range, Ranged, Relation, Request, SortOrder, SortTarget, Span, Txn,
-        TxnResponse, Wanted,
+        Compare, Delete, Deleted, End, Kv, Put, Range, Ranged, Relation, Request, SortOrder, SortTarget,
+        Span, Txn, TxnResponse, Wanted,
     },
     watch::{Event, EventKind, WatchCommand, WatchCreate, WatchResponse},
 };
@@ -95,7 +95,9 @@ impl Book {
             Wanted::Create(revision) => (CompareTarget::Create, TargetUnion::CreateRevision(revision)),
             Wanted::Mod(revision) => (CompareTarget::Mod, TargetUnion::ModRevision(revision)),
             Wanted::Lease(lease) => (CompareTarget::Lease, TargetUnion::Lease(lease)),
-            Wanted::Value(value) => (CompareTarget::Value, TargetUnion::Value(self.recorder.value_bytes(value))),
+            Wanted::Value(value) => {
+                (CompareTarget::Value, TargetUnion::Value(self.recorder.value_bytes(value)))
+            }
         };
         let result = match compare.relation {
             Relation::Equal => CompareResult::Equal,
@@ -196,13 +198,17 @@ impl Book {
             Request::Delete(_) => decode!(pb::DeleteRangeResponse, Book::delete_answer),
             Request::Range(_) => decode!(pb::RangeResponse, Book::range_answer),
             Request::Txn(_) => decode!(pb::TxnResponse, Book::txn_answer),
-            Request::Compact { .. } => decode!(pb::CompactionResponse, |_: &mut Book, _: &_| Response::Compact),
+            Request::Compact { .. } => {
+                decode!(pb::CompactionResponse, |_: &mut Book, _: &_| Response::Compact)
+            }
             Request::Grant { .. } => {
                 decode!(pb::LeaseGrantResponse, |_: &mut Book, answer: &pb::LeaseGrantResponse| {
                     Response::Grant { lease: answer.id, ttl_seconds: answer.ttl }
                 })
             }
-            Request::Revoke { .. } => decode!(pb::LeaseRevokeResponse, |_: &mut Book, _: &_| Response::Revoke),
+            Request::Revoke { .. } => {
+                decode!(pb::LeaseRevokeResponse, |_: &mut Book, _: &_| Response::Revoke)
+            }
             Request::KeepAlive { .. } => {
                 decode!(pb::LeaseKeepAliveResponse, |_: &mut Book, answer: &pb::LeaseKeepAliveResponse| {
                     Response::KeepAlive { ttl_seconds: answer.ttl }
@@ -223,7 +229,9 @@ impl Book {
         use pb::watch_request::RequestUnion;
         let union = match command {
             WatchCommand::Create(create) => RequestUnion::CreateRequest(self.watch_create(create)),
-            WatchCommand::Cancel { id } => RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id: *id }),
+            WatchCommand::Cancel { id } => {
+                RequestUnion::CancelRequest(pb::WatchCancelRequest { watch_id: *id })
+            }
             WatchCommand::Progress => RequestUnion::ProgressRequest(pb::WatchProgressRequest {}),
         };
         pb::WatchRequest { request_union: Some(union) }

@@ -3,7 +3,7 @@
 //! A row is red if a run of members that make the mistake fails, and green if the same run of members that do not passes.
 //! A kept schedule is tried first; when later changes have made it miss, seeds are.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use jepsen::sim::{self, Plan};
@@ -36,7 +36,7 @@ const fn bug(name: &'static str, from: &'static str, mutant: &'static str) -> Bu
 }
 
 /// As `correctness` programmes in the field number them: etcd-io/etcd's issues; the last are ours.
-const BUGS: [Bug; 24] = [
+const BUGS: [Bug; 25] = [
     bug("index-ahead-of-data", "etcd #13766, #13514: members differ after a kill under load", "A1"),
     bug("single-member-loses-a-write", "etcd #14370: acknowledged before the log was synced", "D2"),
     bug("progress-ahead-of-events", "etcd #15220: a notice passes the events before it", "W3"),
@@ -45,7 +45,11 @@ const BUGS: [Bug; 24] = [
     bug("starved-stream", "etcd #17529: a slow reader loses events", "W1"),
     bug("revision-falls", "etcd #17780: a kill in a compaction lowers the revision", "A11"),
     bug("range-in-transaction", "etcd #18667: a range at a compacted revision, checked on one member", "A5"),
-    bug("tombstone-at-the-floor", "etcd #19179: a watch from the compacted revision misses a deletion", "A10"),
+    bug(
+        "tombstone-at-the-floor",
+        "etcd #19179: a watch from the compacted revision misses a deletion",
+        "A10",
+    ),
     bug("watch-of-the-future", "etcd #20221: events from below the start", "W5"),
     bug("stale-read-after-a-pause", "etcd #20418: a read round's context is used again", "R2"),
     bug("read-at-a-deposed-leader", "etcd #741, #3879: a read is answered locally", "R1"),
@@ -59,12 +63,18 @@ const BUGS: [Bug; 24] = [
     bug("leases-of-a-deposed-leader", "etcd #12528, #15247: a stuck leader ends leases", "L2"),
     bug("keepalive-after-the-end", "etcd #20615: a lease that was revoked is kept alive", "L3"),
     bug("keepalive-before-the-grant", "etcd #13932: a lease that was granted is not found", "L7"),
-    bug("election-in-a-snapshot", "Keelson: a member stands for election while it takes over a snapshot", "K2"),
+    bug("history-ahead-of-the-news", "Keelson: a watcher that reads the history is told twice", "W8"),
+    bug(
+        "election-in-a-snapshot",
+        "Keelson: a member stands for election while it takes over a snapshot",
+        "K2",
+    ),
     bug("view-not-called-stale", "Keelson: a read finds an old view", "K1"),
 ];
 
 /// Schedules that were made small once.
 const SCHEDULES: &[(&str, &str)] = &[
+    ("history-ahead-of-the-news", include_str!("../../schedules/history-ahead-of-the-news.txt")),
     ("keepalive-after-the-end", include_str!("../../schedules/keepalive-by-a-deposed-leader.txt")),
     ("keepalive-before-the-grant", include_str!("../../schedules/keepalive-of-an-unseen-grant.txt")),
 ];
@@ -80,7 +90,9 @@ pub fn run(options: &Options) -> Done {
     }
     let began = Instant::now();
     let mut rows = Vec::new();
-    for bug in BUGS.iter().filter(|bug| options.only.is_empty() || options.only.iter().any(|it| it == bug.name)) {
+    for bug in
+        BUGS.iter().filter(|bug| options.only.is_empty() || options.only.iter().any(|it| it == bug.name))
+    {
         let row = make_and_find(bug, options.seeds);
         println!("{}: {}\n    {}", row.name, row.what, row.detail);
         rows.push(row);
@@ -98,7 +110,10 @@ pub fn run(options: &Options) -> Done {
 fn make_and_find(bug: &Bug, seeds: u64) -> Row {
     let began = Instant::now();
     let row = Row::new(bug.name, bug.from, State::Failed);
-    let kept = SCHEDULES.iter().filter(|(name, _)| *name == bug.name).filter_map(|(_, text)| text.parse::<Plan>().ok());
+    let kept = SCHEDULES
+        .iter()
+        .filter(|(name, _)| *name == bug.name)
+        .filter_map(|(_, text)| text.parse::<Plan>().ok());
     let red = kept
         .map(|plan| Plan { mutant: bug.mutant.to_owned(), ..plan })
         .map(|plan| sim::run(&plan))
@@ -108,7 +123,8 @@ fn make_and_find(bug: &Bug, seeds: u64) -> Row {
         return Row { state: State::Unnoticed, detail: format!("NOT FOUND in {seeds} seeds"), ..row };
     };
     let found_after = began.elapsed();
-    let how = red.failure.as_ref().map_or("", |failure| failure.what.lines().next().unwrap_or_default()).to_owned();
+    let how =
+        red.failure.as_ref().map_or("", |failure| failure.what.lines().next().unwrap_or_default()).to_owned();
     let green = sim::run(&Plan { mutant: String::new(), ..red.plan.clone() });
     if let Some(failure) = &green.failure {
         let detail = format!("seed {} fails without it too: {}", red.plan.seed, failure.what);
@@ -117,9 +133,29 @@ fn make_and_find(bug: &Bug, seeds: u64) -> Row {
     let took = |time: Duration| time.as_secs_f64();
     Row {
         state: State::Noticed,
-        detail: format!("red with {} and seed {} in {:.1} s: {how}; green without", bug.mutant, red.plan.seed, took(found_after)),
+        detail: format!(
+            "red with {} and seed {} in {:.1} s: {how}; green without",
+            bug.mutant,
+            red.plan.seed,
+            took(found_after)
+        ),
         seconds: Some(took(found_after)),
-        on: Some(records::today()),
+        on: Some(today()),
         ..row
     }
+}
+
+/// Today, as `2026-01-31`.
+fn today() -> String {
+    let days = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400;
+    // Days since 0000-03-01, so that a leap day is the last of its year.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = year + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
 }

@@ -98,8 +98,16 @@ fn tell(progress: &Progress) {
                 ended.took.as_secs_f64(),
             );
             if let Some(failure) = &ended.failure {
-                println!("seed {} {}: {failure}\n  faults: {}", ended.seed, ended.workload, ended.faults.join("; "));
-                println!("  again: make chaos WORKLOAD={} ARGS='--seed {} --runs 1'", ended.workload, ended.seed);
+                println!(
+                    "seed {} {}: {failure}\n  faults: {}",
+                    ended.seed,
+                    ended.workload,
+                    ended.faults.join("; ")
+                );
+                println!(
+                    "  again: make chaos WORKLOAD={} ARGS='--seed {} --runs 1'",
+                    ended.workload, ended.seed
+                );
                 if let Some(kept) = &ended.kept {
                     println!("  kept in {}", kept.display());
                 }

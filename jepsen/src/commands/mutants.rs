@@ -43,7 +43,10 @@ pub fn run(options: &Options) -> Done {
             Some(report) => {
                 let how = report.failure.as_ref().map_or("", |failure| failure.what.as_str());
                 let how: String = how.lines().next().unwrap_or_default().chars().take(200).collect();
-                println!("{name}: {what}\n    noticed with seed {}, after {took:.1} s: {how}", report.plan.seed);
+                println!(
+                    "{name}: {what}\n    noticed with seed {}, after {took:.1} s: {how}",
+                    report.plan.seed
+                );
                 Row { detail: how, seeds: Some(report.plan.seed), ..Row::new(&name, what, State::Noticed) }
             }
             None => {
@@ -58,7 +61,10 @@ pub fn run(options: &Options) -> Done {
     let survivors = rows.len() - needed.len();
     let median = needed.get(needed.len() / 2).copied().unwrap_or(0);
     let most = needed.last().copied().unwrap_or(0);
-    let line = format!("{} mutants noticed, {survivors} not; median of {median} seeds, {most} at most", needed.len());
+    let line = format!(
+        "{} mutants noticed, {survivors} not; median of {median} seeds, {most} at most",
+        needed.len()
+    );
     let mut record = records::record(Verb::Mutants, started.elapsed(), line.clone());
     record.rows = rows;
     options.place.save(&record)?;

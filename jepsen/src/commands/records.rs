@@ -35,10 +35,14 @@ pub fn run(options: &Options) -> Done {
     let dir = &options.place.records;
     let records = report::load(dir).map_err(|broken| broken.to_string())?;
     if records.is_empty() {
-        return Err(format!("no records in {}: run make simulate, chaos, mutants, bugs or fuzz first", dir.display()));
+        return Err(format!(
+            "no records in {}: run make simulate, chaos, mutants, bugs or fuzz first",
+            dir.display()
+        ));
     }
     let page = dir.join("index.html");
-    std::fs::write(&page, report::page::render(&records)).map_err(|error| format!("{}: {error}", page.display()))?;
+    std::fs::write(&page, report::page::render(&records))
+        .map_err(|error| format!("{}: {error}", page.display()))?;
     println!("{} records in {}", records.len(), page.display());
     Ok(true)
 }
@@ -47,21 +51,6 @@ pub fn run(options: &Options) -> Done {
 pub fn record(verb: Verb, took: Duration, line: String) -> Record {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Record::new(verb, now.saturating_sub(took).as_secs(), took.as_secs_f64(), line)
-}
-
-/// Today, as `2026-01-31`.
-pub fn today() -> String {
-    let days = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400;
-    // Days since 0000-03-01, so that a leap day is the last of its year.
-    let days = days + 719_468;
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}")
 }
 
 impl Place {

@@ -58,18 +58,33 @@ pub fn run(options: &Options) -> Done {
         return Ok(false);
     }
     if let Some(file) = &options.history {
-        let lines = first.history.operations.iter().enumerate().map(|(at, operation)| format!("{at} {operation:?}\n"));
+        let lines = first
+            .history
+            .operations
+            .iter()
+            .enumerate()
+            .map(|(at, operation)| format!("{at} {operation:?}\n"));
         let streams = first.history.streams.iter().enumerate().map(|(at, stream)| {
             let asked = stream.asked.iter().map(|asked| format!("  {asked:?}\n"));
             let told = stream.responses.iter().map(|response| format!("  {response:?}\n"));
-            format!("stream {at} of {:?} to {:?}\n{}", stream.client, stream.member, asked.chain(told).collect::<String>())
+            format!(
+                "stream {at} of {:?} to {:?}\n{}",
+                stream.client,
+                stream.member,
+                asked.chain(told).collect::<String>()
+            )
         });
         write(file, &lines.chain(streams).collect::<String>())?;
     }
     let failed = first.failure.is_some();
     if failed && let Some(file) = &options.shrink {
         let smallest = shrink(first, options.tries, |tries, plan| {
-            eprintln!("try {tries}: {} faults, {} clients, {} ms", plan.faults.len(), plan.clients, plan.chaos_ms);
+            eprintln!(
+                "try {tries}: {} faults, {} clients, {} ms",
+                plan.faults.len(),
+                plan.clients,
+                plan.chaos_ms
+            );
         });
         write(file, &smallest.plan.to_string())?;
         println!("{}", smallest.plan);

@@ -86,14 +86,22 @@ pub fn run(options: &Options) -> Done {
         let replay = format!("make replay SEED={} ARGS='--chaos {}'", report.plan.seed, options.chaos);
         tell(report, &replay);
         let failure = options.place.timeline(report, &format!("seed-{}", report.plan.seed), &replay)?;
-        println!("timeline: {}", options.place.path(failure.timeline.as_deref().unwrap_or_default()).display());
+        println!(
+            "timeline: {}",
+            options.place.path(failure.timeline.as_deref().unwrap_or_default()).display()
+        );
         record.failures.push(failure);
     }
     options.place.save(&record)?;
     for seed in &other_way {
         println!("seed {seed} went another way the second time");
     }
-    println!("{replayed} seeds run twice, {} went another way; {} probes, never: [{}]", other_way.len(), probes.len(), never.join(", "));
+    println!(
+        "{replayed} seeds run twice, {} went another way; {} probes, never: [{}]",
+        other_way.len(),
+        probes.len(),
+        never.join(", ")
+    );
     println!("{line}");
     Ok(failed.is_empty() && other_way.is_empty())
 }

@@ -25,7 +25,6 @@ use store::{
 };
 use tonic::Status;
 
-
 /// Keys that clients share.
 pub const KEYS: u64 = 12;
 /// Leases that clients share at a time.
@@ -180,9 +179,7 @@ impl Client {
                 let request = pb::LeaseTimeToLiveRequest { id: *lease, keys: *keys };
                 Box::pin(async move { lease::time_to_live(&node, request).await })
             }
-            Request::Leases => {
-                Box::pin(async move { lease::leases(&node, pb::LeaseLeasesRequest {}).await })
-            }
+            Request::Leases => Box::pin(async move { lease::leases(&node, pb::LeaseLeasesRequest {}).await }),
         };
         self.serial += 1;
         self.called.0.store(true, Ordering::Relaxed);
@@ -191,12 +188,7 @@ impl Client {
     }
 
     /// Goes on if it was called; true once it has its answer.
-    pub fn poll(
-        &mut self,
-        now_ns: u64,
-        notes: &mut Notes,
-        number: impl Fn(u64) -> Member,
-    ) -> bool {
+    pub fn poll(&mut self, now_ns: u64, notes: &mut Notes, number: impl Fn(u64) -> Member) -> bool {
         let Some(pending) = &mut self.pending else { return false };
         if !self.called.0.swap(false, Ordering::Relaxed) {
             return false;

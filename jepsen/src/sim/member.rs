@@ -41,7 +41,6 @@ use store::{
 };
 use tokio::sync::oneshot;
 
-
 use super::plan::Plan;
 
 /// Small, so that runs meet their ends.
@@ -268,7 +267,8 @@ impl Member {
         self.pace = Pace { from_ns: now_ns, shown_ns: 0, percent: self.pace.percent };
         // Request IDs of different lives must differ, as they do where time never stands still.
         let joints = Joints::new(&found, 1_700_000_000_000 + now_ns / 1_000_000 + self.lives);
-        let (outbox, calls, ledger): (Arc<Tray<Message>>, Arc<Tray<Call>>, Arc<Tray<Applied>>) = Default::default();
+        let (outbox, calls, ledger): (Arc<Tray<Message>>, Arc<Tray<Call>>, Arc<Tray<Applied>>) =
+            Default::default();
         let shard_seed = random.random();
         let backend_slot = Shared(Arc::default());
         let clock = Clock::simulated();

@@ -161,8 +161,24 @@ fn draw_fault(kind: u64, at_ms: u64, members: usize, random: &mut StdRng) -> Fau
 
 impl Kind {
     pub const NAMES: [&str; KINDS as usize] = [
-        "crash", "power-loss", "blackout", "cut", "split", "deaf", "alone", "lossy", "freeze",
-        "stall", "forget", "behind", "full", "bad-sync", "short-write", "rot", "skew", "transfer",
+        "crash",
+        "power-loss",
+        "blackout",
+        "cut",
+        "split",
+        "deaf",
+        "alone",
+        "lossy",
+        "freeze",
+        "stall",
+        "forget",
+        "behind",
+        "full",
+        "bad-sync",
+        "short-write",
+        "rot",
+        "skew",
+        "transfer",
     ];
 
     /// The word of a plan's text, and the key of figures.
@@ -242,7 +258,10 @@ impl Display for Kind {
             None => {}
         }
         match self {
-            Kind::Cut(_, number) | Kind::Split(number) | Kind::ShortWrite(_, number) | Kind::Rot(_, number) => {
+            Kind::Cut(_, number)
+            | Kind::Split(number)
+            | Kind::ShortWrite(_, number)
+            | Kind::Rot(_, number) => {
                 write!(f, " {number}")
             }
             Kind::Skew(_, percent) => write!(f, " {percent}"),
@@ -317,7 +336,10 @@ impl std::str::FromStr for Plan {
         }
         let last = text.lines().count();
         if !(1..=9).contains(&plan.members) || !(1..=64).contains(&plan.clients) || plan.watchers > 64 {
-            return Err(Malformed { line: last, what: "1 to 9 members, 1 to 64 clients and at most 64 watchers" });
+            return Err(Malformed {
+                line: last,
+                what: "1 to 9 members, 1 to 64 clients and at most 64 watchers",
+            });
         }
         let within = |fault: &Fault| match fault.kind.whom() {
             Some(Whom::Member(number)) => number < plan.members,

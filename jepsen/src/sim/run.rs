@@ -200,7 +200,11 @@ fn live(world: &mut World, plan: &Plan) -> Lived<Last> {
             _ => {}
         }
     }
-    Err(format!("recovery: no agreement {} s after the last fault: {}", RECOVERY_NS / SECOND, world.describe()))
+    Err(format!(
+        "recovery: no agreement {} s after the last fault: {}",
+        RECOVERY_NS / SECOND,
+        world.describe()
+    ))
 }
 
 /// Members must be equal to the byte, watchers must hear all, and everything is read once more.
@@ -228,7 +232,10 @@ fn last_look(world: &mut World, plan: &Plan) -> Lived<Last> {
         let limit = world.now_ns + 5 * SECOND;
         while !world.clients[0].is_idle() {
             if world.now_ns >= limit {
-                return Err(format!("recovery: member {member} does not answer a read: {}", world.describe()));
+                return Err(format!(
+                    "recovery: member {member} does not answer a read: {}",
+                    world.describe()
+                ));
             }
             world.run_until(world.now_ns + 10 * MS)?;
         }
@@ -365,19 +372,19 @@ fn count(history: &History, probes: &mut BTreeMap<&'static str, u64>) {
             (Outcome::Unknown(Fate::At(_)), _) => probe("unknown write took effect"),
             (Outcome::Unknown(Fate::Never), _) => probe("unknown write was lost"),
             (Outcome::Unknown(Fate::Open), _) => probe("outcome never known"),
-            (Outcome::Ok(answer), request) => {
-                match (&answer.response, request) {
-                    (Response::KeepAlive { ttl_seconds: 0 }, _) => probe("keepalive of an ended lease"),
-                    (Response::KeepAlive { .. }, _) => probe("keepalive"),
-                    (Response::TimeToLive { ttl_seconds: -1, .. }, _) => probe("time of an ended lease"),
-                    (Response::Txn(txn), _) if !txn.succeeded => probe("transaction failed"),
-                    (Response::Txn(_), _) => probe("transaction succeeded"),
-                    (Response::Range(_), Request::Range(range)) if range.revision > 0 => probe("read of the past"),
-                    (Response::Range(_), Request::Range(range)) if range.serializable => probe("local read"),
-                    (Response::Compact, _) => probe("compaction"),
-                    _ => {}
+            (Outcome::Ok(answer), request) => match (&answer.response, request) {
+                (Response::KeepAlive { ttl_seconds: 0 }, _) => probe("keepalive of an ended lease"),
+                (Response::KeepAlive { .. }, _) => probe("keepalive"),
+                (Response::TimeToLive { ttl_seconds: -1, .. }, _) => probe("time of an ended lease"),
+                (Response::Txn(txn), _) if !txn.succeeded => probe("transaction failed"),
+                (Response::Txn(_), _) => probe("transaction succeeded"),
+                (Response::Range(_), Request::Range(range)) if range.revision > 0 => {
+                    probe("read of the past")
                 }
-            }
+                (Response::Range(_), Request::Range(range)) if range.serializable => probe("local read"),
+                (Response::Compact, _) => probe("compaction"),
+                _ => {}
+            },
         }
     }
     for stream in &history.streams {

@@ -55,8 +55,15 @@ impl Watcher {
     }
 
     /// Opens a stream to a member.
-    pub fn connect(&mut self, (member, name): (usize, Member), shard: &Shard, now_ns: u64, notes: &mut Notes) {
-        let stream = Stream { client: notes.next_id(), member: name, asked: Vec::new(), responses: Vec::new() };
+    pub fn connect(
+        &mut self,
+        (member, name): (usize, Member),
+        shard: &Shard,
+        now_ns: u64,
+        notes: &mut Notes,
+    ) {
+        let stream =
+            Stream { client: notes.next_id(), member: name, asked: Vec::new(), responses: Vec::new() };
         let (buffer, watching) = (BytesMut::new(), Vec::new());
         self.open = Some(Open { member, id: shard.open(), stream, buffer, reads_from_ns: 0, watching });
         if self.follows {
@@ -174,9 +181,10 @@ impl Watcher {
     /// It follows everything, and its watcher was canceled: it has to begin again.
     pub fn is_cut_off(&self) -> bool {
         self.follows
-            && self.open.as_ref().is_some_and(|open| {
-                open.stream.responses.last().is_some_and(|response| response.canceled)
-            })
+            && self
+                .open
+                .as_ref()
+                .is_some_and(|open| open.stream.responses.last().is_some_and(|response| response.canceled))
     }
 }
 

@@ -433,7 +433,8 @@ impl World {
         if self.rotten[member] == Some(false) {
             self.probe("rotten log did no harm");
         }
-        let last = self.members[member].life.as_ref().map_or(0, |life| life.node.status.last_index.load(Acquire));
+        let last =
+            self.members[member].life.as_ref().map_or(0, |life| life.node.status.last_index.load(Acquire));
         if last < self.promised[member] {
             return Err(format!(
                 "durability: member {member} has told others of entry {}, which is committed, and starts with {last}",
@@ -660,17 +661,22 @@ impl World {
         self.members[member].set_clock(self.now_ns);
         let Some(life) = &self.members[member].life else { return };
         let shard = life.shard.clone();
-        let (more, loads) = shard.work();
+        // What was asked for earlier may be here before the shard has looked at its news.
+        let waiting = self.loads.len();
+        self.loads.retain_mut(|(by, load)| {
+            *by != member || load.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
+        });
+        let loaded = self.loads.len() < waiting;
+        let (more, loads) = match loaded {
+            true => (true, Vec::new()),
+            false => shard.work(),
+        };
         for request in loads {
             let shard = shard.clone();
             self.probe("watcher read history");
             self.loads.push((member, Box::pin(async move { shard.load(request).await })));
         }
-        let waiting = self.loads.len();
-        self.loads.retain_mut(|(by, load)| {
-            *by != member || load.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
-        });
-        let more = more || self.loads.len() < waiting;
+        let more = more || !self.loads.is_empty();
         let mut read = false;
         for watcher in &mut self.watchers {
             if watcher.member() == Some(member) {
@@ -678,7 +684,8 @@ impl World {
             }
         }
         if more || read {
-            self.schedule_watch(member, MS / 10);
+            let delay = self.network_random.random_range(MS / 20..MS);
+            self.schedule_watch(member, delay);
         }
         self.schedule(member);
     }

@@ -81,10 +81,9 @@ impl Edge {
         let shared = Shards::default();
         let (stop, stopping) = watch::channel(false);
         let seed = node.id ^ node.ids.next();
-        let shards: Vec<_> =
-            (0..threads as u64)
-                .map(|thread| Shard::new(node.clone(), &shared, Shard::config(&node, seed ^ thread)))
-                .collect();
+        let shards: Vec<_> = (0..threads as u64)
+            .map(|thread| Shard::new(node.clone(), &shared, Shard::config(node, seed ^ thread)))
+            .collect();
         let connections = Arc::new(AtomicUsize::new(0));
         let threads = shards.iter().enumerate().map(|(number, shard)| {
             let (sender, dealt) = mpsc::unbounded_channel();

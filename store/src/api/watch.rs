@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     backend::{Backend, Bucket, Cursor, schema::Revision, schema::index},
+    mutant::{self, Mutant},
     mvcc::{Event, EventKind, MvccError, encode, event},
     node::{
         Node, RequestError,
@@ -268,7 +269,13 @@ impl Shard {
     pub async fn load(&self, request: LoadRequest) {
         let ticket = request.ticket;
         if let Some(loaded) = self.read_history(request).await {
-            self.hub.lock().loaded(ticket, loaded);
+            let mut hub = self.hub.lock();
+            // The history may hold what the hub has not heard of yet, and would tell again.
+            if !mutant::on(Mutant::W8) {
+                self.take_news(&mut hub);
+            }
+            hub.loaded(ticket, loaded);
+            drop(hub);
             self.inbox.wake.notify_one();
         }
     }

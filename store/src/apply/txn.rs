@@ -137,7 +137,10 @@ fn choose(state: &mut impl State, txn: &TxnRequest, path: &mut Vec<bool>) -> Res
     let mut succeeded = true;
     for compare in &txn.compare {
         let sees_own = mutant::on(Mutant::A8)
-            && txn.success.iter().any(|op| matches!(&op.request, Some(Request::RequestPut(put)) if put.key == compare.key));
+            && txn
+                .success
+                .iter()
+                .any(|op| matches!(&op.request, Some(Request::RequestPut(put)) if put.key == compare.key));
         let own = Previous { version: i64::MAX, ..Previous::default() };
         let holds = if sees_own { number_holds(compare, &own) } else { holds(state, compare)? };
         if !holds {

@@ -155,8 +155,7 @@ pub fn build(
     let Found { id, cluster_id, wal, log, backend, loaded, tree_saved, leases, membership, alarms, applied } =
         found;
     let Joints { status, fatal, metrics, waits, published, ids, .. } = joints;
-    let Links { disk, outbound, members, others, transport, runtime, clock, random, drive, observer } =
-        links;
+    let Links { disk, outbound, members, others, transport, runtime, clock, random, drive, observer } = links;
     let snap_dir: PathBuf = config.member_dir_path().join("snap");
 
     // The state, and who reads it.

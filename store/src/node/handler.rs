@@ -79,7 +79,8 @@ impl PeerHandler {
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let Some(node) = self.node() else {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "etcdserver: server stopped").map(peer::client::full);
+            return text(StatusCode::SERVICE_UNAVAILABLE, "etcdserver: server stopped")
+                .map(peer::client::full);
         };
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
@@ -110,7 +111,8 @@ pub async fn serve(node: &Node, method: &Method, path: &str, body: Bytes) -> Res
         (&Method::GET, "/members/hashkv") => hash_kv(node, &body).await,
         (
             _,
-            "/members" | "/version" | "/leases" | "/leases/internal" | "/members/hashkv" | "/downgrade/enabled",
+            "/members" | "/version" | "/leases" | "/leases/internal" | "/members/hashkv"
+            | "/downgrade/enabled",
         ) => text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
         _ => text(StatusCode::NOT_FOUND, "404 page not found"),
     }

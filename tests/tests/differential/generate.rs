@@ -71,7 +71,16 @@ impl Generator {
             keys.push(format!("{folder}{:02}", n / 5).into());
         }
         let rng = StdRng::seed_from_u64(seed);
-        Generator { rng, keys, revision: 1, compacted: 0, compaction_runs: false, leases: Vec::new(), next: None, serial: 0 }
+        Generator {
+            rng,
+            keys,
+            revision: 1,
+            compacted: 0,
+            compaction_runs: false,
+            leases: Vec::new(),
+            next: None,
+            serial: 0,
+        }
     }
 
     pub fn compacted(&self) -> i64 {

@@ -42,7 +42,8 @@ pub fn check_ends(history: &History, clock_error_ns: u64) -> Verdict {
             (&Request::KeepAlive { lease }, &Response::KeepAlive { ttl_seconds }) => (lease, ttl_seconds),
             _ => continue,
         };
-        let until_ns = operation.called_ns.saturating_add((ttl_seconds.max(0) as u64).saturating_mul(1_000_000_000));
+        let until_ns =
+            operation.called_ns.saturating_add((ttl_seconds.max(0) as u64).saturating_mul(1_000_000_000));
         promises.entry(lease).or_default().push((OpId(at), operation.called_ns, until_ns));
     }
     for (at, operation) in (0..).zip(&history.operations) {

@@ -31,7 +31,7 @@ fn what(txns: &[Txn]) -> String {
     match check(txns) {
         Verdict::Ok => "ok".to_string(),
         Verdict::Violation(violation) => violation.what,
-        Verdict::Unknown { why } => why,
+        Verdict::Unknown { why, .. } => why,
     }
 }
 

@@ -241,13 +241,16 @@ fn transactions_that_are_refused() {
     let mut store = Store::new();
     let refusal = |store: &mut Store, txn: Txn| store.ask(Request::Txn(Box::new(txn))).err();
     assert_eq!(refusal(&mut store, then(vec![put(A, 1), put(A, 2)])), Some(Refusal::DuplicateKey));
-    assert_eq!(refusal(&mut store, then(vec![put(A, 1), delete(ALL_KEYS)])), Some(Refusal::DuplicateKey));
+    let up_to_c = Span { start: A, end: End::Before(C) };
+    assert_eq!(refusal(&mut store, then(vec![put(A, 1), delete(up_to_c)])), Some(Refusal::DuplicateKey));
+    // A range without an end passes etcd's check.
+    assert_eq!(refusal(&mut store, then(vec![put(A, 1), delete(ALL_KEYS)])), None);
     assert_eq!(refusal(&mut store, then(vec![delete(ALL_KEYS), delete(ALL_KEYS)])), None);
     let either = Txn { compares: Vec::new(), success: vec![put(A, 1)], failure: vec![put(A, 2)] };
     let nested = |txn: &Txn| Request::Txn(Box::new(txn.clone()));
     assert_eq!(refusal(&mut store, then(vec![nested(&either)])), None);
     assert_eq!(refusal(&mut store, then(vec![nested(&either), put(A, 3)])), Some(Refusal::DuplicateKey));
-    let below = then(vec![delete(ALL_KEYS)]);
+    let below = then(vec![delete(up_to_c)]);
     assert_eq!(refusal(&mut store, then(vec![nested(&below), put(A, 3)])), Some(Refusal::DuplicateKey));
     assert_eq!(refusal(&mut store, then(vec![get(A); 129])), Some(Refusal::TooManyOps));
     let mut many = vec![get(A); 100];
