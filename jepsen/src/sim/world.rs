@@ -390,6 +390,12 @@ impl World {
     }
 
     fn deliver(&mut self, to: usize, message: Message, data: Option<Box<[u8]>>) -> Outcome {
+        if self.frozen_until[to] > self.now_ns {
+            // It waits in the kernel: the member may do other things first when it wakes.
+            let at = self.frozen_until[to] + self.network_random.random_range(0..20 * MS);
+            self.push(at, Event::Deliver { to, message: Box::new(message), data });
+            return Ok(());
+        }
         self.trace((2, to, message.r#type as usize));
         self.members[to].set_clock(self.now_ns);
         if data.is_some() {
