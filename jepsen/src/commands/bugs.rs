@@ -73,10 +73,13 @@ const BUGS: [Bug; 25] = [
 ];
 
 /// Schedules that were made small once.
-const SCHEDULES: &[(&str, &str)] = &[
+const SCHEDULES: [(&str, &str); 6] = [
+    ("keepalive-after-the-end", include_str!("../../schedules/keepalive-after-the-end.txt")),
+    ("election-in-a-snapshot", include_str!("../../schedules/election-in-a-snapshot.txt")),
+    ("stale-read-after-a-pause", include_str!("../../schedules/stale-read-after-a-pause.txt")),
+    ("index-before-the-snapshot", include_str!("../../schedules/index-before-the-snapshot.txt")),
+    ("watch-goes-back", include_str!("../../schedules/watch-goes-back.txt")),
     ("history-ahead-of-the-news", include_str!("../../schedules/history-ahead-of-the-news.txt")),
-    ("keepalive-after-the-end", include_str!("../../schedules/keepalive-by-a-deposed-leader.txt")),
-    ("keepalive-before-the-grant", include_str!("../../schedules/keepalive-of-an-unseen-grant.txt")),
 ];
 
 /// Seeds are drawn with so many seconds of faults.

@@ -25,6 +25,8 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 /// Nothing goes wrong before, so that there is a cluster.
 const FIRST_FAULT_MS: u64 = 3_000;
+/// So long before the end a last fault begins.
+const LATE_MS: u64 = 8_000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -123,6 +125,13 @@ impl Plan {
             let fault = draw_fault(kind, at_ms, members, &mut random);
             plan.faults.push(fault);
             at_ms += random.random_range(pause_ms / 8..2 * pause_ms);
+        }
+        // Some end with a member that is far behind when all becomes quiet: nothing that comes later hides what a
+        // snapshot left undone.
+        if members > 1 && chaos_ms > 2 * LATE_MS && random.random_bool(0.2) {
+            let kind = Kind::Behind(Whom::Member(random.random_range(0..members)));
+            plan.faults.push(Fault { at_ms: chaos_ms - LATE_MS, lasts_ms: 2 * LATE_MS, kind });
+            plan.faults.sort_by_key(|fault| fault.at_ms);
         }
         plan
     }

@@ -406,7 +406,7 @@ impl World {
             Ok(()) => self.schedule(to),
             Err(_) if self.cut[to] => self.lose_power(to),
             // The transfer failed; the leader is told by nobody and tries again.
-            Err(_) if self.bad_until[to] > self.now_ns => self.probe("snapshot could not be saved"),
+            Err(_) if self.bad_until[to] >= self.now_ns => self.probe("snapshot could not be saved"),
             Err(error) => return Err(error),
         }
         Ok(())
@@ -422,7 +422,7 @@ impl World {
                 self.lose_power(member);
                 return Ok(());
             }
-            Err(_) if self.bad_until[member] > self.now_ns => {
+            Err(_) if self.bad_until[member] >= self.now_ns => {
                 self.probe("bad disk refused a start");
                 self.crash(member, false);
                 self.push(self.bad_until[member] + MS, Event::Start { member });
@@ -510,7 +510,7 @@ impl World {
             if self.cut[member] {
                 self.probe("power lost in a write");
                 self.lose_power(member);
-            } else if self.bad_until[member] > self.now_ns {
+            } else if self.bad_until[member] >= self.now_ns {
                 self.probe("bad disk stopped a member");
                 self.crash(member, false);
                 self.push(self.bad_until[member] + MS, Event::Start { member });
