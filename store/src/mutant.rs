@@ -3,7 +3,7 @@
 //! time, for the members that the calling thread turns.
 
 /// What goes wrong. Names are those of `correctness` programmes in the field: R reads, D durability, A apply, W watches,
-/// L leases; K ours, as are W8 and L7. `ALL` says what each is.
+/// L leases; K ours, as are W8, L7 and L8. `ALL` says what each is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
     /// A linearizable read is answered from the local state.
@@ -82,6 +82,8 @@ pub enum Mutant {
     L4,
     /// A keepalive is refused before the grant is applied.
     L7,
+    /// The end of a lease that waits for the next leader is proposed there.
+    L8,
     /// A view that is behind is not called stale.
     K1,
     /// A member stands for election while it takes over a snapshot.
@@ -108,7 +110,7 @@ mod switch {
     /// Stands in every binary that can be told to make mistakes, for whoever looks for it where it must not be.
     pub const MARK: &str = "keelson: this binary can make mistakes";
 
-    pub const ALL: [(Mutant, &str); 40] = [
+    pub const ALL: [(Mutant, &str); 41] = [
         (Mutant::R1, "a linearizable read is answered from the local state"),
         (Mutant::R2, "a read round is asked again with the same context"),
         (Mutant::R3, "a new leader answers reads before it has committed in its term"),
@@ -147,6 +149,7 @@ mod switch {
         (Mutant::L3, "a keepalive is acknowledged without asking who leads"),
         (Mutant::L4, "a new leader gives leases no time"),
         (Mutant::L7, "a keepalive is refused before the grant is applied"),
+        (Mutant::L8, "the end of a lease that waits for the next leader is proposed there"),
         (Mutant::K1, "a view that is behind is not called stale"),
         (Mutant::K2, "a member stands for election while it takes over a snapshot"),
     ];

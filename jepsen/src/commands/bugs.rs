@@ -36,7 +36,7 @@ const fn bug(name: &'static str, from: &'static str, mutant: &'static str) -> Bu
 }
 
 /// As `correctness` programmes in the field number them: etcd-io/etcd's issues; the last are ours.
-const BUGS: [Bug; 25] = [
+const BUGS: [Bug; 26] = [
     bug("index-ahead-of-data", "etcd #13766, #13514: members differ after a kill under load", "A1"),
     bug("single-member-loses-a-write", "etcd #14370: acknowledged before the log was synced", "D2"),
     bug("progress-ahead-of-events", "etcd #15220: a notice passes the events before it", "W3"),
@@ -63,6 +63,7 @@ const BUGS: [Bug; 25] = [
     bug("leases-of-a-deposed-leader", "etcd #12528, #15247: a stuck leader ends leases", "L2"),
     bug("keepalive-after-the-end", "etcd #20615: a lease that was revoked is kept alive", "L3"),
     bug("keepalive-before-the-grant", "etcd #13932: a lease that was granted is not found", "L7"),
+    bug("lease-ends-in-a-transfer", "Keelson: the old leader's end of a lease goes to the new one", "L8"),
     bug("history-ahead-of-the-news", "Keelson: a watcher that reads the history is told twice", "W8"),
     bug(
         "election-in-a-snapshot",
@@ -73,7 +74,8 @@ const BUGS: [Bug; 25] = [
 ];
 
 /// Schedules that were made small once.
-const SCHEDULES: [(&str, &str); 6] = [
+const SCHEDULES: [(&str, &str); 7] = [
+    ("lease-ends-in-a-transfer", include_str!("../../schedules/lease-ends-in-a-transfer.txt")),
     ("keepalive-after-the-end", include_str!("../../schedules/keepalive-after-the-end.txt")),
     ("election-in-a-snapshot", include_str!("../../schedules/election-in-a-snapshot.txt")),
     ("stale-read-after-a-pause", include_str!("../../schedules/stale-read-after-a-pause.txt")),

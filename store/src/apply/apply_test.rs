@@ -962,6 +962,23 @@ fn members_stay_equal_when_one_crashes_amid_a_read_of_the_past() {
 }
 
 #[test]
+fn the_previous_value_of_an_event_is_that_of_before_its_transaction() {
+    let put = |value| Request::RequestPut(put_of("a", value));
+    let delete = || Request::RequestDeleteRange(delete_of("a"));
+    let requests = vec![
+        put_entry(put_of("a", "1")),
+        txn_entry(vec![put("2"), delete()]),
+        txn_entry(vec![put("3"), delete()]),
+    ];
+    let mut member = Member::new();
+    member.watched = (true, true);
+    let (_, events) = member.apply(&entries(&requests));
+    let prev: Vec<Option<&[u8]>> =
+        events.iter().map(|event| event.prev_kv.as_ref().map(|kv| &kv.value[..])).collect();
+    assert_eq!(prev, [None, Some(&b"1"[..]), Some(b"1"), None, None]);
+}
+
+#[test]
 fn a_view_is_published_while_views_are_wanted_and_called_stale_after() {
     let (mut member, _) = run(vec![put_entry(put_of("a", "1"))]);
     let reader = member.applier.store.reader().clone();

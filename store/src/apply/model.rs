@@ -209,7 +209,9 @@ impl Model {
     }
 
     fn change(&mut self, key: &Bytes, kv: Option<KeyValue>, main: i64) {
-        let prev_kv = self.version_at(key, i64::MAX).cloned();
+        // What was before the transaction; nothing before a creation.
+        let creates = kv.as_ref().is_some_and(|kv| kv.version == 1);
+        let prev_kv = self.version_at(key, main - 1).filter(|_| !creates).cloned();
         let deleted = || KeyValue { key: key.clone(), mod_revision: main, ..Default::default() };
         self.events.push(mvccpb::Event {
             r#type: i32::from(kv.is_none()),

@@ -395,10 +395,17 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// The KeyValue of before a change, if somebody watches for it and there is one.
+    /// The KeyValue of before this transaction, if somebody watches for it and there is one.
     fn previous_for_event(&mut self, key: &[u8]) -> Result<Option<Bytes>, MvccError> {
         let Collect { events, prev } = self.store.collect;
-        if events && prev { self.store.stored(key) } else { Ok(None) }
+        if !events || !prev {
+            return Ok(None);
+        }
+        if self.get(key).is_some_and(|now| now.mod_revision.main == self.main) {
+            let own = self.store.events.iter().rev().take_while(|event| event.revision == self.main);
+            return Ok(own.filter(|event| event.key == key).last().and_then(|event| event.prev.clone()));
+        }
+        self.store.stored(key)
     }
 
     /// Whether anything has changed so far.

@@ -155,7 +155,9 @@ impl Part for RaftLoop {
                 Input::Propose(mut entries) => proposals.append(&mut entries),
                 Input::ProposeInTerm { term, entry } => {
                     let state = self.driver.soft_state();
-                    if state.role == Role::Leader && state.term == term {
+                    // One that has to wait would go to the next leader.
+                    let at_once = self.driver.takes_proposals() || mutant::on(Mutant::L8);
+                    if state.role == Role::Leader && state.term == term && at_once {
                         proposals.push(entry);
                     }
                 }
@@ -168,6 +170,7 @@ impl Part for RaftLoop {
                     let _ = answer.send(self.driver.progress(peer));
                 }
                 Input::TransferAway(answer) => {
+                    self.propose(&mut proposals);
                     let target = match self.driver.soft_state().role {
                         Role::Leader => self.driver.best_transferee(),
                         _ => None,

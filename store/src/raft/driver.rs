@@ -311,6 +311,11 @@ impl Driver {
         SoftState { role, leader: raft.leader_id, term: raft.term }
     }
 
+    /// Whether a proposal goes to a leader at once; otherwise it waits for one.
+    pub fn takes_proposals(&self) -> bool {
+        self.node.raft.leader_id != 0 && self.node.raft.lead_transferee.is_none()
+    }
+
     /// Whether a ReadIndex can be answered: a leader must first have committed in its own term.
     pub fn can_read_index(&self) -> bool {
         let raft = &self.node.raft;
@@ -384,7 +389,7 @@ impl Driver {
         if entries.is_empty() {
             return Ok(());
         }
-        if self.node.raft.leader_id == 0 || self.node.raft.lead_transferee.is_some() {
+        if !self.takes_proposals() {
             let size: usize =
                 entries.iter().map(|entry| entry.data.as_ref().map_or(0, Bytes::len) + 64).sum();
             if self.waiting_bytes + size > self.max_waiting_bytes {
