@@ -85,6 +85,7 @@ bench: build ## compare with stock etcd on this machine; report in target/bench
 simulate: jepsen ## run clusters of this code in simulated time, under faults, and judge what their clients saw
 	@"$(TARGET)/release/jepsen" simulate --seeds $(SEEDS) $(if $(TIME),--time $(TIME)) $(ARGS)
 
+replay: JEPSEN_FLAGS := --features mutants
 replay: jepsen ## run one simulated cluster again: SEED=7, or SEED=jepsen/schedules/NAME.txt
 	@"$(TARGET)/release/jepsen" replay $(SEED) $(ARGS)
 

@@ -134,6 +134,14 @@ impl Totals {
     }
 }
 
+/// The command that runs a seed again.
+pub fn again(seed: u64, chaos: u64, mutant: &str) -> String {
+    match mutant {
+        "" => format!("make replay SEED={seed} ARGS='--chaos {chaos}'"),
+        mutant => format!("make replay SEED={seed} ARGS='--chaos {chaos} --mutant {mutant}'"),
+    }
+}
+
 /// One line of what failed, and how to see it again.
 pub fn tell(report: &Report, replay: &str) {
     if let Some(failure) = &report.failure {

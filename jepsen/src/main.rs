@@ -12,7 +12,9 @@ use commands::{bugs, mutants};
 use commands::{chaos, records, replay, simulate};
 
 #[derive(Parser)]
-#[command(about = "Clusters under faults, judged by a model of etcd")]
+#[command(
+    about = "Clusters under faults, judged by a model of etcd; builds with the feature `mutants` have more commands"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -369,7 +369,9 @@ impl Node {
                         // was acknowledged before the call is applied after this, and who leads is known.
                         self.read_index().await?;
                         match self.local_time_to_live(id, false).await?.0 {
-                            TimeToLive::Left { .. } => return Ok(ttl),
+                            TimeToLive::Left { remaining, .. } if remaining > 0 => return Ok(ttl),
+                            // It took longer than the lease had: its end is on the way.
+                            TimeToLive::Left { .. } => continue,
                             TimeToLive::NotFound => return Ok(0),
                             TimeToLive::NotLeader => continue,
                         }

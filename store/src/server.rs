@@ -112,7 +112,6 @@ impl Server {
             raft: joints.raft.clone(),
             snap_dir,
             published: joints.published.clone(),
-            cluster_id,
             transfers: 0.into(),
             node: OnceLock::new(),
         });

@@ -73,7 +73,7 @@ const BUGS: [Bug; 26] = [
     bug("view-not-called-stale", "Keelson: a read finds an old view", "K1"),
 ];
 
-/// Schedules that were made small once.
+/// Schedules that were made small once, tried first; later changes may make them miss.
 const SCHEDULES: [(&str, &str); 7] = [
     ("lease-ends-in-a-transfer", include_str!("../../schedules/lease-ends-in-a-transfer.txt")),
     ("keepalive-after-the-end", include_str!("../../schedules/keepalive-after-the-end.txt")),
@@ -93,6 +93,8 @@ pub fn run(options: &Options) -> Done {
         let names: Vec<&str> = BUGS.iter().map(|bug| bug.name).collect();
         return Err(format!("there is no bug {name}; known: {}", names.join(", ")));
     }
+    // A member that panics is what is looked for, and told like any other failure.
+    std::panic::set_hook(Box::new(|_| {}));
     let began = Instant::now();
     let mut rows = Vec::new();
     for bug in
@@ -115,15 +117,13 @@ pub fn run(options: &Options) -> Done {
 fn make_and_find(bug: &Bug, seeds: u64) -> Row {
     let began = Instant::now();
     let row = Row::new(bug.name, bug.from, State::Failed);
-    let kept = SCHEDULES
-        .iter()
-        .filter(|(name, _)| *name == bug.name)
-        .filter_map(|(_, text)| text.parse::<Plan>().ok());
-    let red = kept
-        .map(|plan| Plan { mutant: bug.mutant.to_owned(), ..plan })
-        .map(|plan| sim::run(&plan))
-        .find(|report| report.failure.is_some())
-        .or_else(|| first_failure(bug.mutant, CHAOS_MS, seeds, cores()));
+    let kept = SCHEDULES.iter().find(|(name, _)| *name == bug.name);
+    let kept = kept.map(|(_, text)| text.parse::<Plan>().expect("a kept schedule is a plan"));
+    let by_schedule = kept
+        .map(|plan| sim::run(&Plan { mutant: bug.mutant.to_owned(), ..plan }))
+        .filter(|report| report.failure.is_some());
+    let by = if by_schedule.is_some() { "its schedule" } else { "seeds" };
+    let red = by_schedule.or_else(|| first_failure(bug.mutant, CHAOS_MS, seeds, cores()));
     let Some(red) = red else {
         return Row { state: State::Unnoticed, detail: format!("NOT FOUND in {seeds} seeds"), ..row };
     };
@@ -139,7 +139,7 @@ fn make_and_find(bug: &Bug, seeds: u64) -> Row {
     Row {
         state: State::Noticed,
         detail: format!(
-            "red with {} and seed {} in {:.1} s: {how}; green without",
+            "red with {} by {by}, seed {}, in {:.1} s: {how}; green without",
             bug.mutant,
             red.plan.seed,
             took(found_after)

@@ -3,10 +3,11 @@
 use std::time::Instant;
 
 use clap::Args;
+use jepsen::sim::{self, Plan};
 use report::{Row, State, Verb};
 use store::mutant;
 
-use super::{Done, cores, first_failure, records};
+use super::{Done, again, cores, first_failure, records};
 
 /// Run seeds against each known mistake until one notices it
 #[derive(Args)]
@@ -26,8 +27,11 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Done {
     if let Some(name) = options.only.iter().find(|name| mutant::named(name).is_none()) {
-        return Err(format!("there is no mistake {name}"));
+        let names: Vec<String> = mutant::ALL.iter().map(|(mutant, _)| format!("{mutant:?}")).collect();
+        return Err(format!("there is no mistake {name}; known: {}", names.join(", ")));
     }
+    // A member that panics is what is looked for, and told like any other failure.
+    std::panic::set_hook(Box::new(|_| {}));
     println!("{}", mutant::MARK);
     let started = Instant::now();
     let mut rows = Vec::new();
@@ -40,12 +44,20 @@ pub fn run(options: &Options) -> Done {
         let found = first_failure(&name, options.chaos * 1000, options.seeds, cores());
         let took = began.elapsed().as_secs_f64();
         let row = match &found {
+            // A run that fails all the same shows nothing of the mistake.
+            Some(report)
+                if sim::run(&Plan { mutant: String::new(), ..report.plan.clone() }).failure.is_some() =>
+            {
+                println!("{name}: {what}\n    seed {} fails without it too", report.plan.seed);
+                Row::new(&name, what, State::Failed)
+            }
             Some(report) => {
                 let how = report.failure.as_ref().map_or("", |failure| failure.what.as_str());
                 let how: String = how.lines().next().unwrap_or_default().chars().take(200).collect();
                 println!(
-                    "{name}: {what}\n    noticed with seed {}, after {took:.1} s: {how}",
-                    report.plan.seed
+                    "{name}: {what}\n    noticed with seed {}, after {took:.1} s: {how}\n    {}",
+                    report.plan.seed,
+                    again(report.plan.seed, options.chaos, &name)
                 );
                 Row { detail: how, seeds: Some(report.plan.seed), ..Row::new(&name, what, State::Noticed) }
             }

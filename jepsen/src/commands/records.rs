@@ -20,7 +20,7 @@ use super::Done;
 #[derive(Args, Clone)]
 pub struct Place {
     /// Directory of records, timelines and the page
-    #[arg(long, global = true, default_value = "target/proof")]
+    #[arg(long, default_value = "target/proof")]
     records: PathBuf,
 }
 

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use jepsen::sim::{self, Plan, shrink::shrink};
+use jepsen::sim::{self, Plan, Report, shrink::shrink};
 
-use super::{Done, tell};
+use super::{Done, again, records, tell};
 
 /// Run one seed or schedule again, twice, and compare
 #[derive(Args)]
@@ -21,12 +21,14 @@ pub struct Options {
     /// Write what every client asked and was told to a file, a line for each operation
     #[arg(long, value_name = "FILE")]
     history: Option<PathBuf>,
-    /// Leave out of a failing run what it does not need, in so many tries at most, and write the schedule to a file
+    /// Leave out of a failing run what it does not need, and write the schedule to a file
     #[arg(long, value_name = "FILE")]
     shrink: Option<PathBuf>,
     /// Runs that making it smaller may take
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 300, requires = "shrink")]
     tries: usize,
+    #[command(flatten)]
+    place: records::Place,
 }
 
 fn plan(options: &Options) -> Result<Plan, String> {
@@ -48,7 +50,11 @@ pub fn run(options: &Options) -> Done {
     let plan = plan(options)?;
     sim::can_make(&plan.mutant)?;
     let [first, second] = [(); 2].map(|()| sim::run(&plan));
-    tell(&first, &format!("jepsen replay {} --chaos {}", options.what, options.chaos));
+    let again = match options.what.parse::<u64>() {
+        Ok(seed) => again(seed, options.chaos, &plan.mutant),
+        Err(_) => format!("make replay SEED={}", options.what),
+    };
+    tell(&first, &again);
     println!(
         "seed {}: {} members, {} operations, {} faults, {} events, trace {:016x}",
         plan.seed, plan.members, first.operations, first.faults, first.events, first.trace_hash
@@ -88,9 +94,23 @@ pub fn run(options: &Options) -> Done {
         });
         write(file, &smallest.plan.to_string())?;
         println!("{}", smallest.plan);
-        tell(&smallest, &format!("jepsen replay {}", file.display()));
+        let again = format!("make replay SEED={}", file.display());
+        tell(&smallest, &again);
+        draw(options, &smallest, &again)?;
+    } else if failed {
+        draw(options, &first, &again)?;
+    }
+    if !failed && options.shrink.is_some() {
+        println!("it did not fail: there is nothing to make smaller");
     }
     Ok(!failed)
+}
+
+fn draw(options: &Options, report: &Report, again: &str) -> Result<(), String> {
+    let drawn =
+        options.place.timeline(report, &format!("seed-{}{}", report.plan.seed, report.plan.mutant), again)?;
+    println!("timeline: {}", options.place.path(drawn.timeline.as_deref().unwrap_or_default()).display());
+    Ok(())
 }
 
 fn write(file: &Path, text: &str) -> Result<(), String> {

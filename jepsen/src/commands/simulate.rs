@@ -13,14 +13,17 @@ use clap::Args;
 use jepsen::sim::{self, Plan, Report};
 use report::Verb;
 
-use super::{Done, Totals, cores, records, run_all, tell};
+use super::{Done, Totals, again, cores, records, run_all, tell};
 
 /// Run many seeds, each a cluster under faults; stops at the first that fails
 #[derive(Args)]
 pub struct Options {
     /// Seeds to run
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
+    /// Fail if the time was over before so many had run
+    #[arg(long, default_value_t = 1)]
+    at_least: u64,
     /// The first seed
     #[arg(long, default_value_t = 1)]
     from: u64,
@@ -31,8 +34,8 @@ pub struct Options {
     #[arg(long, default_value_t = 60)]
     chaos: u64,
     /// Seeds at once [default: one for each core]
-    #[arg(long)]
-    threads: Option<usize>,
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
     #[command(flatten)]
     place: records::Place,
 }
@@ -42,7 +45,7 @@ const TWICE: u64 = 100;
 
 pub fn run(options: &Options) -> Done {
     let began = Instant::now();
-    let threads = options.threads.unwrap_or_else(cores);
+    let threads = options.threads.map_or_else(cores, usize::from);
     let (totals, failed) = (Totals::default(), Mutex::new(Vec::<Report>::new()));
     let probes = Mutex::new(sim::PROBES.map(|probe| (probe, 0)).into_iter().collect::<BTreeMap<_, u64>>());
     let (replayed, other_way) = (AtomicU64::new(0), Mutex::new(Vec::new()));
@@ -52,7 +55,8 @@ pub fn run(options: &Options) -> Done {
         let runs = totals.add(&report);
         if report.plan.seed.is_multiple_of(TWICE) {
             replayed.fetch_add(1, Ordering::Relaxed);
-            if sim::run(&report.plan).trace_hash != report.trace_hash {
+            let again = sim::run(&report.plan);
+            if again.trace_hash != report.trace_hash || again.history != report.history {
                 other_way.lock().unwrap_or_else(PoisonError::into_inner).push(report.plan.seed);
             }
         }
@@ -83,7 +87,7 @@ pub fn run(options: &Options) -> Done {
     record.figures.insert("replays_differing".into(), other_way.len() as f64);
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
     for report in &failed {
-        let replay = format!("make replay SEED={} ARGS='--chaos {}'", report.plan.seed, options.chaos);
+        let replay = again(report.plan.seed, options.chaos, "");
         tell(report, &replay);
         let failure = options.place.timeline(report, &format!("seed-{}", report.plan.seed), &replay)?;
         println!(
@@ -103,5 +107,9 @@ pub fn run(options: &Options) -> Done {
         never.join(", ")
     );
     println!("{line}");
-    Ok(failed.is_empty() && other_way.is_empty())
+    let runs = totals.runs.load(Ordering::Relaxed);
+    if runs < options.at_least {
+        println!("only {runs} seeds in the time; at least {} were asked for", options.at_least);
+    }
+    Ok(failed.is_empty() && other_way.is_empty() && runs >= options.at_least)
 }

@@ -301,6 +301,9 @@ impl Display for Plan {
     }
 }
 
+/// What a text must say; the last of them shows that it is whole but for its faults.
+const MUST_SAY: [&str; 4] = ["seed", "members", "clients", "chaos"];
+
 /// A text that is no plan: which line, and what it should have been.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Malformed {
@@ -317,9 +320,10 @@ impl Display for Malformed {
 impl std::str::FromStr for Plan {
     type Err = Malformed;
 
-    /// What the text leaves out is as `draw` would have it; faults are those of the text alone.
+    /// What the text leaves out, and may, is as `draw` would have it; faults are those of the text alone.
     fn from_str(text: &str) -> Result<Plan, Malformed> {
         let mut plan = Plan { faults: Vec::new(), ..Plan::draw(1, 0) };
+        let mut said = Vec::new();
         for (at, line) in text.lines().enumerate() {
             let malformed = |what| Malformed { line: at + 1, what };
             let words: Vec<&str> = line.split('#').next().unwrap_or_default().split_whitespace().collect();
@@ -327,6 +331,7 @@ impl std::str::FromStr for Plan {
                 [_, number] => number.parse().map_err(|_| malformed("a number is expected")),
                 _ => Err(malformed("a name and a number are expected")),
             };
+            said.extend(words.first().and_then(|word| MUST_SAY.into_iter().find(|it| it == word)));
             match words.first().copied() {
                 None => {}
                 Some("seed") => plan.seed = number()?,
@@ -344,6 +349,9 @@ impl std::str::FromStr for Plan {
             }
         }
         let last = text.lines().count();
+        if let Some(what) = MUST_SAY.into_iter().find(|what| !said.contains(what)) {
+            return Err(Malformed { line: last, what });
+        }
         if !(1..=9).contains(&plan.members) || !(1..=64).contains(&plan.clients) || plan.watchers > 64 {
             return Err(Malformed {
                 line: last,
@@ -388,10 +396,12 @@ mod tests {
         let refused = |text: &str| text.parse::<Plan>().map_err(|Malformed { line, .. }| line);
         assert_eq!(refused("seed x"), Err(1));
         assert_eq!(refused("seed 1\nmembers"), Err(2));
+        assert_eq!(refused(""), Err(0));
+        assert_eq!(refused("seed 1\nmembers 3\nclients 2\n"), Err(3));
         assert_eq!(refused("seed 1\n\nat 5 for 6 dance 1"), Err(3));
-        assert_eq!(refused("members 3\nat 5 for 6 crash 3"), Err(2));
+        assert_eq!(refused("seed 1\nmembers 3\nclients 2\nchaos 9\nat 5 for 6 crash 3"), Err(5));
         assert_eq!(refused("members 3\nat 5 for 6 crash"), Err(2));
         assert_eq!(refused("at 5 for 6 blackout 1"), Err(1));
-        assert!(refused("# nothing but a comment\n").is_ok());
+        assert!(refused("seed 1\nmembers 3\nclients 2\nchaos 9 # and a comment\n").is_ok());
     }
 }

@@ -404,13 +404,12 @@ fn count(history: &History, probes: &mut BTreeMap<&'static str, u64>) {
 
 fn judge(history: &History, plan: &Plan, last: &Last) -> Told {
     use super::plan::Kind;
-    // Clocks that go wrong end leases so much too early: of the longest that is granted.
-    let skewed = plan.faults.iter().any(|fault| matches!(fault.kind, Kind::Skew(..)));
-    let rules = Rules {
-        clock_error_ns: if skewed { 10 * SECOND } else { 0 },
-        max_search_steps: 500_000,
-        ..Rules::default()
-    };
+    // Clocks that go wrong end leases too early.
+    let percents = plan.faults.iter().map(|fault| match fault.kind {
+        Kind::Skew(_, percent) => percent.unsigned_abs(),
+        _ => 0,
+    });
+    let rules = Rules { max_search_steps: 500_000, ..Rules::default() };
     let told = |name: &str, verdict: Verdict| {
         let (what, ops) = match verdict {
             Verdict::Ok => return Ok(()),
@@ -421,7 +420,7 @@ fn judge(history: &History, plan: &Plan, last: &Last) -> Told {
         Err((format!("{name}: {what}{}", shown.collect::<String>()), ops))
     };
     told("headers", headers::check(history))?;
-    told("lease", lease::check_ends(history, rules.clock_error_ns))?;
+    told("lease", lease::check_ends(history, percents.max().unwrap_or(0)))?;
     let judged = linear::check(history, &rules);
     told("linearizability", judged.verdict)?;
     let Some(replay) = judged.replay else { return Ok(()) };

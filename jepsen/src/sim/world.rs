@@ -379,6 +379,9 @@ impl World {
 
     fn sweep(&mut self) {
         for member in 0..self.members.len() {
+            if self.frozen_until[member] > self.now_ns {
+                continue;
+            }
             self.members[member].set_clock(self.now_ns);
             if let Some(life) = &self.members[member].life {
                 life.node.sweep();
@@ -604,6 +607,9 @@ impl World {
     }
 
     pub fn poll_clients(&mut self, member: usize) {
+        if self.frozen_until[member] > self.now_ns {
+            return;
+        }
         for client in 0..self.clients.len() {
             if !self.clients[client].waits_for(member) {
                 continue;

@@ -32,7 +32,6 @@ pub struct PeerHandler {
     pub raft: Sender<raft_loop::Input>,
     pub snap_dir: std::path::PathBuf,
     pub published: Arc<super::apply_loop::Published>,
-    pub cluster_id: u64,
     /// Snapshots received or begun.
     pub transfers: AtomicU64,
     /// Set once the node is built: it owns the transport, which owns this.

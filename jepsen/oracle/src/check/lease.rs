@@ -32,8 +32,8 @@ pub fn check(history: &History, grace_ns: u64) -> Verdict {
 }
 
 /// Judges the ends of leases that the cluster brought about by itself: none comes before the time that was promised
-/// last is over. `clock_error_ns`: how much too early clocks may let it come.
-pub fn check_ends(history: &History, clock_error_ns: u64) -> Verdict {
+/// last is over. `fast_percent`: by how much clocks may have gone too fast.
+pub fn check_ends(history: &History, fast_percent: u64) -> Verdict {
     let mut promises: HashMap<LeaseId, Vec<(OpId, u64, u64)>> = HashMap::new();
     for (at, operation) in (0..).zip(&history.operations) {
         let Outcome::Ok(answer) = &operation.outcome else { continue };
@@ -42,8 +42,8 @@ pub fn check_ends(history: &History, clock_error_ns: u64) -> Verdict {
             (&Request::KeepAlive { lease }, &Response::KeepAlive { ttl_seconds }) => (lease, ttl_seconds),
             _ => continue,
         };
-        let until_ns =
-            operation.called_ns.saturating_add((ttl_seconds.max(0) as u64).saturating_mul(1_000_000_000));
+        let ttl_ns = (ttl_seconds.max(0) as u64).saturating_mul(1_000_000_000);
+        let until_ns = operation.called_ns.saturating_add(ttl_ns / (100 + fast_percent) * 100);
         promises.entry(lease).or_default().push((OpId(at), operation.called_ns, until_ns));
     }
     for (at, operation) in (0..).zip(&history.operations) {
@@ -52,9 +52,11 @@ pub fn check_ends(history: &History, clock_error_ns: u64) -> Verdict {
             continue;
         }
         let ended_ns = operation.returned_ns;
-        let broken = promises.get(&lease).into_iter().flatten().find(|(_, called_ns, until_ns)| {
-            *called_ns < ended_ns && ended_ns.saturating_add(clock_error_ns) < *until_ns
-        });
+        let broken = promises
+            .get(&lease)
+            .into_iter()
+            .flatten()
+            .find(|(_, called_ns, until_ns)| *called_ns < ended_ns && ended_ns < *until_ns);
         if let Some((promise, _, until_ns)) = broken {
             let what = format!("lease {lease} ended at {ended_ns} ns, promised until {until_ns} ns");
             return Verdict::Violation(Violation::new(what, [OpId(at), *promise]));
