@@ -34,6 +34,10 @@ pub fn keep(report: &Report, out: &Path) -> io::Result<Option<PathBuf>> {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{:8.3} to {:8.3}  {}", seconds(band.from_ns), seconds(band.to_ns), band.what);
     }
+    // What was asked for and not answered may still have taken effect later.
+    for (kind, why, count) in &report.missed {
+        let _ = writeln!(text, "{kind} {count} times not seen to happen: {why}");
+    }
     fs::write(directory.join("run.txt"), text)?;
     Ok(Some(directory))
 }
