@@ -130,7 +130,6 @@ pub fn port(data: &[u8]) {
             // Nothing is there to write a snapshot to.
             snap_dir: "/nonexistent".into(),
             published: member.published.clone(),
-            cluster_id: CLUSTER,
             transfers: Default::default(),
             node: Default::default(),
         });
