@@ -268,25 +268,21 @@ impl Shard {
     /// Reads from the history what a watcher is behind.
     pub async fn load(&self, request: LoadRequest) {
         let ticket = request.ticket;
-        if let Some(loaded) = self.read_history(request).await {
-            let mut hub = self.hub.lock();
-            // The history may hold what the hub has not heard of yet, and would tell again.
-            if !mutant::on(Mutant::W8) {
-                self.take_news(&mut hub);
-            }
-            hub.loaded(ticket, loaded);
-            drop(hub);
+        // The history may hold what the hub has not heard of yet, and would tell again.
+        let known = if mutant::on(Mutant::W8) { i64::MAX } else { self.hub.lock().revision() };
+        if let Some(loaded) = self.read_history(request, known).await {
+            self.hub.lock().loaded(ticket, loaded);
             self.inbox.wake.notify_one();
         }
     }
 
     /// `None` once the member stops.
-    async fn read_history(&self, request: LoadRequest) -> Option<Result<Loaded, Compacted>> {
+    async fn read_history(&self, request: LoadRequest, known: i64) -> Option<Result<Loaded, Compacted>> {
         self.node.history(request.from_revision).await.ok()?;
         let reader = self.node.reader.clone();
         let work = move || {
             let _steady = reader.steady();
-            let through = reader.written_revision();
+            let through = reader.written_revision().min(known);
             let floor = || reader.view().compact_revision;
             if request.from_revision < floor() {
                 return Ok(Err(Compacted(floor())));
