@@ -4,8 +4,8 @@
 //! Owns no clock and no randomness: choices and faults come from the caller, so a seed replays.
 //! Invariants: a sector is atomic; what a successful sync covered survives every crash; pages of a failed sync are
 //! readable until the crash, lost after it, and no later sync promotes them unless they are written again, as
-//! Linux behaves. After `power_off_after(n)` operations every call fails until `crash`, which also invalidates
-//! open handles and drops their locks.
+//! Linux behaves; so is the sector in the middle of which a write stopped short. After `power_off_after(n)`
+//! operations every call fails until `crash`, which also invalidates open handles and drops their locks.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -37,7 +37,8 @@ pub enum Unsynced<'a> {
 pub enum Fault {
     /// `sync_data` fails and the dirty pages are forgotten.
     Sync { after: u64 },
-    /// `write_at` stores only the first `written` bytes, then fails.
+    /// `write_at` stores only the first `written` bytes, then fails; a sector of which it stored a part is in memory
+    /// only, until it is written again.
     Write { after: u64, written: usize },
 }
 
@@ -395,6 +396,17 @@ impl Contents {
         self.len = self.len.max(offset + data.len() as u64);
     }
 
+    /// Sectors are written whole: the one in which the data ends waits in memory for the rest of it.
+    fn write_short(&mut self, data: &[u8], offset: u64) {
+        self.write(data, offset);
+        let (sector, at) = split(offset + data.len() as u64);
+        if at > 0
+            && let Some(old) = self.unsynced.get_mut(&sector)
+        {
+            old.forgotten = true;
+        }
+    }
+
     fn set_len(&mut self, len: u64) {
         if len < self.len {
             let (first, at) = split(len);
@@ -602,7 +614,7 @@ impl File for Handle {
             Some((0, written)) => {
                 state.write_fault = None;
                 let written = written.min(data.len());
-                state.file(self.inode)?.write(&data[..written], offset);
+                state.file(self.inode)?.write_short(&data[..written], offset);
                 return Err(io::Error::from_raw_os_error(EIO));
             }
             Some((after, written)) => state.write_fault = Some((after - 1, written)),

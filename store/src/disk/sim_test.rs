@@ -84,6 +84,21 @@ fn capacity_short_writes_and_power() {
     assert!(sim.list(Path::new("/d")).is_err());
 }
 
+#[test]
+fn no_crash_finds_half_of_a_sector_written() {
+    let sim = sim();
+    let path = Path::new("/d/f");
+    let file = sim.create(path).unwrap();
+    file.allocate(1024).unwrap();
+    file.sync_data().unwrap();
+    sim.sync_dir(Path::new("/d")).unwrap();
+    sim.inject(Fault::Write { after: 0, written: 600 });
+    assert!(file.write_at(&[7; 1024], 0).is_err());
+    assert_eq!(contents(&sim, path), [vec![7; 600], vec![0; 424]].concat());
+    sim.crash(&mut |_| true);
+    assert_eq!(contents(&sim, path), [vec![7; 512], vec![0; 512]].concat());
+}
+
 fn locks_lengths_and_lists(disk: &dyn Disk, dir: &Path) {
     let dir = dir.join("a/b");
     disk.create_dir_all(&dir).unwrap();
