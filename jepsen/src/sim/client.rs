@@ -301,9 +301,11 @@ impl Client {
                 let ttl_seconds = *[2, 3, 5, 8, 60].choose(random).expect("not empty");
                 Request::Grant { lease: notes.next_lease(ttl_seconds), ttl_seconds }
             }
-            102..108 => Request::KeepAlive { lease },
-            108 => Request::TimeToLive { lease, keys: random.random_bool(0.5) },
-            109..111 => Request::Revoke { lease },
+            102..109 => Request::KeepAlive { lease },
+            109 => Request::TimeToLive { lease, keys: random.random_bool(0.5) },
+            // Seldom, so that most leases come to their own end.
+            110 if random.random_bool(0.3) => Request::Revoke { lease },
+            110 => Request::KeepAlive { lease },
             _ => Request::Leases,
         }
     }

@@ -34,7 +34,7 @@ const SHORT_TTL_SECONDS: i64 = 8;
 const EXPIRY_NS: u64 = (2 * SHORT_TTL_SECONDS as u64 + 4) * SECOND;
 
 /// What must happen sometimes.
-pub const PROBES: [&str; 55] = [
+pub const PROBES: [&str; 56] = [
     "alone",
     "bad disk refused a start",
     "bad disk stopped a member",
@@ -87,6 +87,7 @@ pub const PROBES: [&str; 55] = [
     "unknown write took effect",
     "unknown write was lost",
     "vote forgotten",
+    "leader cut off as it hands over",
     "watcher canceled",
     "watcher canceled by a compaction",
     "watcher read history",

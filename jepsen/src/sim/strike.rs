@@ -13,6 +13,8 @@ use super::{
 
 /// How long a voter's disk is slow that is to forget its vote, and a member that takes over a snapshot at a bad moment.
 const PLOT_NS: u64 = 5 * SECOND;
+/// How long a leader is cut off that hands over: less than it takes to give that up.
+const HANDOVER_NS: std::ops::Range<u64> = 200 * MS..950 * MS;
 /// Bytes that fit on a disk which is nearly full.
 const ROOM_BYTES: u64 = 64 << 10;
 
@@ -136,12 +138,16 @@ impl World {
                 Some(member)
             }
             Kind::Transfer(who) => {
-                let to = whom(*who, self);
-                let Some(leader) = self.leader().filter(|leader| *leader != to) else { return };
+                let Some(leader) = self.leader().filter(|_| self.members.len() > 1) else { return };
+                let to = match whom(*who, self) {
+                    to if to == leader => (to + 1) % self.members.len(),
+                    to => to,
+                };
                 let id = self.members[to].id;
                 if let Some(life) = &self.members[leader].life {
                     let _ = life.raft.send(Input::Event(RaftEvent::TransferLeader { to: id }));
                 }
+                self.handing_over = self.fault_random.random_bool(0.5).then_some(leader);
                 self.schedule(leader);
                 Some(to)
             }
@@ -223,6 +229,15 @@ impl World {
         self.isolate(leader, self.now_ns + PLOT_NS);
     }
 
+    /// A leader has told another to stand for election: now it does not learn for a while what came of it.
+    pub fn on_handover(&mut self) {
+        if let Some(old) = self.handing_over.take() {
+            self.probe("leader cut off as it hands over");
+            let lasts_ns = self.fault_random.random_range(HANDOVER_NS);
+            self.isolate(old, self.now_ns + lasts_ns);
+        }
+    }
+
     /// A member that fell behind gets its snapshot: its disk is slow now, and its leader is gone.
     pub fn on_snapshot(&mut self, member: usize) {
         if self.behind.take_if(|behind| *behind == member).is_none() || self.calm {
@@ -244,6 +259,7 @@ impl World {
         self.calm = true;
         self.watchers.iter_mut().for_each(Watcher::hurry);
         self.plot = None;
+        self.handing_over = None;
         self.heal(|_| true);
         for member in 0..self.members.len() {
             // What was arranged for later happens now.

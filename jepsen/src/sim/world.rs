@@ -194,6 +194,8 @@ pub(super) struct World {
     /// Leader of each term.
     leaders: HashMap<u64, u64>,
     pub plot: Option<Plot>,
+    /// The leader that is about to hand over.
+    pub handing_over: Option<usize>,
     /// The member that is to take over a snapshot at a bad moment.
     pub behind: Option<usize>,
     pub stands: Vec<Stand>,
@@ -260,6 +262,7 @@ impl World {
             ends: Vec::new(),
             leaders: HashMap::new(),
             plot: None,
+            handing_over: None,
             behind: None,
             stands: Vec::new(),
             struck: Vec::new(),
@@ -400,6 +403,9 @@ impl World {
             return Ok(());
         }
         self.trace((2, to, message.r#type as usize));
+        if message.r#type == MessageType::MsgTimeoutNow as i32 {
+            self.on_handover();
+        }
         self.members[to].set_clock(self.now_ns);
         if data.is_some() {
             self.probe("snapshot arrived");
