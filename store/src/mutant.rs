@@ -88,6 +88,8 @@ pub enum Mutant {
     K1,
     /// A member stands for election while it takes over a snapshot.
     K2,
+    /// A restart completes an older snapshot than the newest.
+    K3,
 }
 
 #[cfg(not(feature = "mutants"))]
@@ -110,7 +112,7 @@ mod switch {
     /// Stands in every binary that can be told to make mistakes, for whoever looks for it where it must not be.
     pub const MARK: &str = "keelson: this binary can make mistakes";
 
-    pub const ALL: [(Mutant, &str); 41] = [
+    pub const ALL: [(Mutant, &str); 42] = [
         (Mutant::R1, "a linearizable read is answered from the local state"),
         (Mutant::R2, "a read round is asked again with the same context"),
         (Mutant::R3, "a new leader answers reads before it has committed in its term"),
@@ -152,6 +154,7 @@ mod switch {
         (Mutant::L8, "the end of a lease that waits for the next leader is proposed there"),
         (Mutant::K1, "a view that is behind is not called stale"),
         (Mutant::K2, "a member stands for election while it takes over a snapshot"),
+        (Mutant::K3, "a restart completes an older snapshot than the newest"),
     ];
 
     thread_local! {

@@ -75,6 +75,7 @@ async fn follow(
         }
         if let Some(event) = told.events.last().filter(|_| !told.fragment) {
             *next = (*next).max(event.kv.mod_revision + 1);
+            world.observed(*next - 1);
         }
     }
 }

@@ -29,6 +29,8 @@ pub struct World {
     pub notes: RefCell<Notes>,
     /// Deletes and the like hold a permit while they are under way.
     pub anonymous: Semaphore,
+    /// All up to here was told to observers.
+    observed: Cell<Revision>,
     seed: u64,
     began: Instant,
     over: Cell<bool>,
@@ -57,6 +59,7 @@ impl World {
             cluster,
             notes: RefCell::default(),
             anonymous: Semaphore::new(MAX_ANONYMOUS_WRITES),
+            observed: Cell::new(1),
             seed,
             began: Instant::now(),
             over: Cell::new(false),
@@ -106,6 +109,16 @@ impl World {
 
     pub fn seen(&self) -> Revision {
         self.notes.borrow().seen
+    }
+
+    pub fn observed(&self, revision: Revision) {
+        self.observed.set(self.observed.get().max(revision));
+    }
+
+    /// How far a compaction that would go to `revision` may go. Events that no observer will ever see would leave open
+    /// what became of many writes.
+    pub fn compactable(&self, revision: Revision) -> Revision {
+        revision.clamp(1, self.observed.get())
     }
 }
 

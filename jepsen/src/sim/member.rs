@@ -325,9 +325,14 @@ impl Member {
         Ok(())
     }
 
-    /// The power goes in the middle of things: after so many more changes on its disk.
+    /// The power goes in the middle of things: after so many more changes on its disk, or in its backend.
     pub fn cut_power_after(&self, changes: u64) {
         self.disk.power_off_after(changes);
+        self.cut_power_of_backend_after(changes);
+    }
+
+    pub fn cut_power_of_backend_after(&self, changes: u64) {
+        self.memory.power_off_after(changes);
     }
 
     /// The process ends; with `power` gone, what was not synced may go with it.

@@ -4,8 +4,7 @@ use rand::Rng;
 use store::{disk, node::raft_loop::Input, raft::driver::Event as RaftEvent};
 
 use super::{
-    member::BACKEND,
-    member::WAL,
+    member::{APPLY, BACKEND, WAL},
     plan::{Fault, Kind, Whom},
     watcher::Watcher,
     world::{Event, MS, Plot, SECOND, Struck, World},
@@ -238,20 +237,33 @@ impl World {
         }
     }
 
-    /// A member that fell behind gets its snapshot: its disk is slow now, and its leader is gone.
+    /// A member that fell behind gets its snapshot, and something happens to it now and then.
     pub fn on_snapshot(&mut self, member: usize) {
-        if self.behind.take_if(|behind| *behind == member).is_none() || self.calm {
+        let meant = self.behind.take_if(|behind| *behind == member).is_some();
+        if self.calm || !(meant || self.fault_random.random_bool(0.2)) {
             return;
         }
         self.probe("snapshot at a bad moment");
-        if self.fault_random.random_bool(0.5) {
-            let crash_ns = self.now_ns + self.fault_random.random_range(MS..300 * MS);
-            let power = self.fault_random.random_bool(0.5);
-            self.push(crash_ns, Event::Crash { member, power });
-            return;
+        match self.fault_random.random_range(0..3) {
+            0 => {
+                let crash_ns = self.now_ns + self.fault_random.random_range(MS..300 * MS);
+                let power = self.fault_random.random_bool(0.5);
+                self.push(crash_ns, Event::Crash { member, power });
+            }
+            // Its disk is slow, and its leader is gone.
+            1 => {
+                self.stall(member, self.now_ns + PLOT_NS);
+                self.isolate(self.leader().unwrap_or(member), self.now_ns + PLOT_NS);
+            }
+            // It takes its time to install it, so that another may come, and then the power goes.
+            _ => {
+                self.installs_until[member] = self.now_ns + self.fault_random.random_range(MS..PLOT_NS);
+                self.next_turn[member][APPLY] = None;
+                self.cut[member] = true;
+                self.members[member].cut_power_of_backend_after(self.fault_random.random_range(0..8));
+                self.schedule(member);
+            }
         }
-        self.stall(member, self.now_ns + PLOT_NS);
-        self.isolate(self.leader().unwrap_or(member), self.now_ns + PLOT_NS);
     }
 
     /// All that is wrong ends now.
@@ -271,6 +283,7 @@ impl World {
             self.members[member].forgive();
             self.frozen_until[member] = 0;
             self.stalled_until[member] = 0;
+            self.installs_until[member] = 0;
             self.bad_until[member] = 0;
             self.next_turn[member] = Default::default();
             if self.rotten[member] == Some(true) {

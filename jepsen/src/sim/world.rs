@@ -161,6 +161,8 @@ pub(super) struct World {
     pub frozen_until: Vec<u64>,
     /// Its disk answers nothing until then.
     pub stalled_until: Vec<u64>,
+    /// It applies nothing until then.
+    pub installs_until: Vec<u64>,
     /// Its disk is bad until then: it may stop, and may not start.
     pub bad_until: Vec<u64>,
     /// The newest entry that each member has told others it has, of those that it knows to be committed.
@@ -239,6 +241,7 @@ impl World {
             next_watch: vec![None; size],
             frozen_until: vec![0; size],
             stalled_until: vec![0; size],
+            installs_until: vec![0; size],
             bad_until: vec![0; size],
             cut: vec![false; size],
             promised: vec![0; size],
@@ -468,6 +471,7 @@ impl World {
     /// The process ends.
     pub fn crash(&mut self, member: usize, power: bool) {
         self.cut[member] = false;
+        self.installs_until[member] = 0;
         self.trace((4, member, usize::from(power)));
         for watcher in &mut self.watchers {
             if watcher.member() == Some(member) {
@@ -502,6 +506,9 @@ impl World {
             let mut at = self.now_ns + if due_in == 0 { takes } else { due_in };
             if part == WAL || part >= BACKEND {
                 at = at.max(self.stalled_until[member]);
+            }
+            if part == APPLY {
+                at = at.max(self.installs_until[member]);
             }
             if self.next_turn[member][part].is_none_or(|queued| queued > at) {
                 // A write under way is not begun again by what comes meanwhile.

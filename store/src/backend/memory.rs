@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Backend, Batch, Bucket, Cursor, Op, Read, Result, Visit};
+use super::{Backend, BackendError, Batch, Bucket, Cursor, Op, Read, Result, Visit};
 
 type Buckets = BTreeMap<(Bucket, Vec<u8>), Vec<u8>>;
 
@@ -18,6 +18,8 @@ struct State {
     buckets: Arc<Buckets>,
     durable: Buckets,
     unflushed: Vec<Change>,
+    /// So many more changes and flushes, then the power is off.
+    power: Option<u64>,
 }
 
 enum Change {
@@ -38,6 +40,11 @@ impl Memory {
         self.state().unflushed.len()
     }
 
+    /// Lets so many more changes and flushes happen; all after them fail until `crash`.
+    pub fn power_off_after(&self, operations: u64) {
+        self.state().power = Some(operations);
+    }
+
     /// The engine as found after a crash that kept `keep` of the unflushed changes.
     pub fn crash(&self, keep: usize) -> Memory {
         let state = self.state();
@@ -46,7 +53,25 @@ impl Memory {
             apply(&mut buckets, change);
         }
         let durable = buckets.clone();
-        Memory(Mutex::new(State { durable, buckets: Arc::new(buckets), unflushed: Vec::new() }))
+        Memory(Mutex::new(State { durable, buckets: Arc::new(buckets), ..State::default() }))
+    }
+}
+
+impl State {
+    fn change(&mut self, change: Change) -> Result<()> {
+        self.powered()?;
+        apply(Arc::make_mut(&mut self.buckets), &change);
+        self.unflushed.push(change);
+        Ok(())
+    }
+
+    fn powered(&mut self) -> Result<()> {
+        match &mut self.power {
+            Some(0) => return Err(BackendError("the power is off".to_owned())),
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        Ok(())
     }
 }
 
@@ -140,15 +165,13 @@ impl Read for Memory {
 
 impl Backend for Memory {
     fn write(&self, batch: &Batch) -> Result<()> {
-        let mut state = self.state();
-        let change = Change::Batch(batch.clone());
-        apply(Arc::make_mut(&mut state.buckets), &change);
-        state.unflushed.push(change);
-        Ok(())
+        self.state().change(Change::Batch(batch.clone()))
     }
 
     fn flush(&self) -> Result<()> {
-        let State { durable, unflushed, .. } = &mut *self.state();
+        let mut state = self.state();
+        state.powered()?;
+        let State { durable, unflushed, .. } = &mut *state;
         for change in unflushed.drain(..) {
             apply(durable, &change);
         }
@@ -156,11 +179,7 @@ impl Backend for Memory {
     }
 
     fn delete_range(&self, bucket: Bucket, start: &[u8], end: &[u8]) -> Result<()> {
-        let mut state = self.state();
-        let change = Change::DeleteRange(bucket, start.to_vec(), end.to_vec());
-        apply(Arc::make_mut(&mut state.buckets), &change);
-        state.unflushed.push(change);
-        Ok(())
+        self.state().change(Change::DeleteRange(bucket, start.to_vec(), end.to_vec()))
     }
 
     fn freeze(&self) -> Box<dyn Read + '_> {

@@ -27,9 +27,10 @@ use crate::{
     disk::{self, Disk, Mode},
     ids,
     membership::{Member, Membership},
+    mutant::{self, Mutant},
     mvcc::load,
     node::{
-        apply_loop::received_path,
+        apply_loop::{RECEIVED_SUFFIX, received_path},
         backend_loop::{TREE_FILE, load_tree},
         build::Found,
         load_leases, snapshot,
@@ -246,7 +247,8 @@ fn restart(config: &Config, place: Place<'_>) -> Result<Found, StartError> {
     assemble(node_id, cluster_id, wal, backend, &marker, recovered.hard_state, recovered.entries, None, tree)
 }
 
-/// Completes the installation of a received snapshot that a crash interrupted, or that had not begun.
+/// Completes the installation of the newest received snapshot, which a crash interrupted or which had not begun: an
+/// older one may have been under way.
 fn finish_install(
     disk: &dyn Disk,
     backend: &dyn Backend,
@@ -256,9 +258,10 @@ fn finish_install(
     let installing = backend.get(Bucket::Meta, meta::INSTALLING).map_err(failed("backend"))?;
     let found = snapshot::metadata(backend).map_err(failed("backend"))?.index;
     let index = match installing.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?))) {
-        Some(index) => index,
+        Some(index) if mutant::on(Mutant::K3) => index,
+        Some(index) => index.max(marker.index),
         None if found < marker.index => marker.index,
-        None => return Ok(()),
+        None => return remove_received(disk, snap_dir),
     };
     let path: PathBuf = received_path(snap_dir, index);
     let file = disk.open(&path, Mode::Read).map_err(|error| {
@@ -272,7 +275,16 @@ fn finish_install(
     let _ = disk.remove_file(&snap_dir.join(TREE_FILE));
     let mut stream = BufReader::with_capacity(1 << 20, disk::Reader::new(&*file));
     snapshot::install(backend, index, &mut stream).map_err(failed("snapshot"))?;
-    disk.remove_file(&path).map_err(failed("snapshot"))
+    remove_received(disk, snap_dir)
+}
+
+/// Removes data of snapshots that nobody needs any more, whole or in part.
+fn remove_received(disk: &dyn Disk, snap_dir: &Path) -> Result<(), StartError> {
+    let names = disk.list(snap_dir).map_err(failed("snapshot"))?;
+    for name in names.iter().filter(|name| name.contains(RECEIVED_SUFFIX)) {
+        disk.remove_file(&snap_dir.join(name)).map_err(failed("snapshot"))?;
+    }
+    Ok(())
 }
 
 #[expect(clippy::too_many_arguments, reason = "the parts of a member, met here once")]
@@ -373,5 +385,62 @@ mod tests {
         drop(found);
         let Err(error) = start() else { panic!("it started") };
         assert!(error.0.contains("ends at raft index 1, but says that 1000 was committed"), "{error}");
+    }
+
+    /// The data of a snapshot at `index` as another member would send it.
+    fn received(from: &Memory, index: u64) -> Vec<u8> {
+        let copy = from.crash(usize::MAX);
+        let mut batch = Batch::default();
+        batch.put(Bucket::Meta, meta::CONSISTENT_INDEX, &index.to_be_bytes());
+        batch.put(Bucket::Meta, meta::TERM, &1_u64.to_be_bytes());
+        copy.write(&batch).unwrap();
+        let mut data = Vec::new();
+        let (ready, _wanted) = tokio::sync::oneshot::channel();
+        snapshot::stream(&copy, index, ready, &mut |chunk| {
+            data.extend_from_slice(&chunk);
+            true
+        })
+        .unwrap();
+        data
+    }
+
+    #[test]
+    fn of_two_received_snapshots_the_newer_is_installed() {
+        let disk: Arc<dyn Disk> = Arc::new(disk::Sim::new());
+        let config = Config { data_dir: "/data".into(), ..Config::default() };
+        let memory: Arc<Memory> = Arc::default();
+        let open = |_: &Path| Ok(memory.clone() as Arc<dyn Backend>);
+        let options = wal::Options { segment_bytes: 64 << 10 };
+        let start = || member(&config, disk.clone(), &open, options);
+        let snap_dir = config.member_dir_path().join("snap");
+
+        let mut found = start().unwrap();
+        let write = |name: PathBuf, data: &[u8]| {
+            let file = disk.create(&name).unwrap();
+            file.write_at(data, 0).unwrap();
+            file.sync_data().unwrap();
+        };
+        for index in [5, 9] {
+            let metadata =
+                raftpb::SnapshotMetadata { index, term: 1, conf_state: found.applied.conf_state.clone() };
+            let marker = walpb::Snapshot { index, term: 1, conf_state: Some(metadata.conf_state.clone()) };
+            write(received_path(&snap_dir, index), &received(&memory, index));
+            snap::save(&*disk, &snap_dir, &raftpb::Snapshot { metadata, ..Default::default() }).unwrap();
+            found.wal.save_snapshot(&marker).unwrap();
+            let state = raftpb::HardState { term: 1, vote: 0, commit: index };
+            found.wal.save(Some(&state), []).unwrap();
+            found.wal.sync().unwrap();
+        }
+        write(snap_dir.join("0000000000000009.snap.db.tmp0"), b"half a transfer");
+        drop(found);
+        // The installation of the first was under way.
+        let mut mark = Batch::default();
+        mark.put(Bucket::Meta, meta::INSTALLING, &5_u64.to_be_bytes());
+        memory.write(&mark).unwrap();
+
+        assert_eq!(start().unwrap().applied.index, 9);
+        let left = disk.list(&snap_dir).unwrap();
+        assert!(!left.iter().any(|name| name.contains(".snap.db")), "{left:?}");
+        assert_eq!(start().unwrap().applied.index, 9);
     }
 }

@@ -14,6 +14,8 @@ use crate::{session::Session, world::Notes};
 
 const KEYS: u64 = 20;
 const EVERY: Duration = Duration::from_millis(100);
+/// So far ahead is no revision before the compaction that asks for it is refused.
+const FUTURE: i64 = 1_000_000;
 const HASH_LIMIT: Duration = Duration::from_secs(1);
 
 pub async fn client(session: Session, number: u64) {
@@ -26,7 +28,10 @@ pub async fn client(session: Session, number: u64) {
 
 async fn compact(mut session: Session) {
     while !session.is_over() {
-        let revision = (session.world.seen() - session.random.random_range(-5..60)).max(1);
+        let revision = match session.random.random_bool(0.1) {
+            true => session.world.seen() + FUTURE,
+            false => session.world.compactable(session.world.seen() - session.random.random_range(0..60)),
+        };
         session.ask(Request::Compact { revision }).await;
         session.world.rest(EVERY).await;
     }

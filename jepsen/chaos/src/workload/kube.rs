@@ -148,6 +148,7 @@ async fn compactor(mut session: Session) {
             if told.succeeded {
                 version += 1;
                 if before > 0 {
+                    let before = session.world.compactable(before);
                     let told = session.ask(Request::Compact { revision: before }).await;
                     // Nobody else compacts here, but an attempt of unknown outcome may have come first.
                     if matches!(told, Told::Refused(Refusal::FutureRevision)) {

@@ -71,7 +71,8 @@ fn choose(session: &mut Session, keys: u64) -> Request {
         }
         70..99 => Request::Txn(Box::new(txn(session, keys, MAX_DEPTH))),
         _ => {
-            Request::Compact { revision: (session.world.seen() - session.random.random_range(0..500)).max(1) }
+            let revision = session.world.seen() - session.random.random_range(0..500);
+            Request::Compact { revision: session.world.compactable(revision) }
         }
     }
 }
