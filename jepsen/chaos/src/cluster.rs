@@ -6,7 +6,7 @@
 //! Flags are etcd's standard ones, and others where the program knows them.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::PathBuf,
@@ -72,7 +72,8 @@ pub struct Cluster {
     /// The last known leader.
     pub leader: Cell<Option<usize>>,
     pub highest_term: Cell<u64>,
-    members: Cell<u32>,
+    /// Which member each incarnation is of.
+    lives: RefCell<Vec<usize>>,
     dir: Option<TempDir>,
 }
 
@@ -140,19 +141,30 @@ impl Cluster {
             settings,
             leader: Cell::new(None),
             highest_term: Cell::new(0),
-            members: Cell::new(0),
+            lives: RefCell::default(),
             dir: Some(dir),
         })
     }
 
     /// Starts a member as a new incarnation.
     pub fn start(&self, at: usize) -> io::Result<()> {
-        let number = self.members.get();
-        self.members.set(number + 1);
+        let mut lives = self.lives.borrow_mut();
+        let number = lives.len() as u32;
+        lives.push(at);
         self.servers[at].start(Member(number), &|command| match &self.switch {
             Some(switch) => switch.member(at).enter(command),
             None => Ok(()),
         })
+    }
+
+    /// Names of all incarnations, by their numbers.
+    pub fn life_names(&self) -> Vec<String> {
+        let lives = self.lives.borrow();
+        let name = |(number, &at): (usize, &usize)| {
+            let before = lives[..number].iter().filter(|it| **it == at).count();
+            format!("{}, start {}", self.servers[at].name, before + 1)
+        };
+        lives.iter().enumerate().map(name).collect()
     }
 
     /// Starts all, waits until each serves, and learns their IDs.

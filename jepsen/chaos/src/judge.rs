@@ -33,11 +33,11 @@ pub struct Case {
 const MAX_TEXT: usize = 600;
 
 /// `Err` with the checker and what it found; the first that does not say `Ok`.
-pub fn judge(history: &History, case: &Case) -> Result<(), String> {
+pub fn judge(history: &History, case: &Case) -> Result<(), Violation> {
     tell(history, "headers", headers::check(history))?;
     let judged = linear::check(history, &case.rules);
     tell(history, "linearizability", judged.verdict)?;
-    let replay = judged.replay.ok_or("linearizability: no order was kept")?;
+    let replay = judged.replay.ok_or_else(|| Violation::new("linearizability: no order was kept", []))?;
     tell(history, "watch", watch::check_complete(history, &replay, &case.complete, case.last))?;
     tell(history, "lease", lease::check(history, case.lease_grace_ns))?;
     match case.workload {
@@ -49,14 +49,14 @@ pub fn judge(history: &History, case: &Case) -> Result<(), String> {
     }
 }
 
-fn tell(history: &History, checker: &str, verdict: Verdict) -> Result<(), String> {
+fn tell(history: &History, checker: &str, verdict: Verdict) -> Result<(), Violation> {
     let (what, ops) = match verdict {
         Verdict::Ok => return Ok(()),
         Verdict::Unknown { why, ops } => (format!("not decided: {why}"), ops),
         Verdict::Violation(Violation { what, ops }) => (what, ops),
     };
     let shown: Vec<String> = ops.iter().take(SHOWN).map(|&op| show(history, op)).collect();
-    Err(format!("{checker}: {what}{}", shown.concat()))
+    Err(Violation { what: format!("{checker}: {what}{}", shown.concat()), ops })
 }
 
 fn show(history: &History, op: OpId) -> String {
@@ -74,7 +74,7 @@ fn key(history: &History, key: Key) -> &[u8] {
 }
 
 /// The part of a history that is about registers, judged by itself.
-fn registers(history: &History, rules: &Rules) -> Result<(), String> {
+fn registers(history: &History, rules: &Rules) -> Result<(), Violation> {
     let of_register = |operation: &Operation| {
         let about = match &operation.request {
             Request::Put(put) => put.key,
@@ -171,7 +171,7 @@ fn append_steps(
     }
 }
 
-fn sets(history: &History) -> Result<(), String> {
+fn sets(history: &History) -> Result<(), Violation> {
     let mut adds: BTreeMap<u64, Vec<set::Add>> = BTreeMap::new();
     let mut reads: BTreeMap<u64, Vec<set::Read>> = BTreeMap::new();
     for (op, operation) in (0..).map(OpId).zip(&history.operations) {

@@ -1,7 +1,7 @@
 //! Histories of each kind of traffic, right and broken, through the checkers that are for them.
 
 use oracle::{
-    check::Rules,
+    check::{Rules, Violation},
     history::{
         Answer, Client, Fate, History, Key, Member, NEVER_NS, Operation, Outcome, Request, Response, Value,
         record::Recorder,
@@ -62,7 +62,7 @@ impl Story {
         self.ok(Request::Range(range), revision, Response::Range(ranged(found.into_iter().collect())));
     }
 
-    fn judge(self, workload: Workload) -> Result<(), String> {
+    fn judge(self, workload: Workload) -> Result<(), Violation> {
         judge(&self.history(), &case(workload))
     }
 
@@ -80,8 +80,8 @@ fn case(workload: Workload) -> Case {
 }
 
 /// The checker that complained.
-fn complaint(verdict: Result<(), String>) -> String {
-    verdict.expect_err("it is broken").split(':').next().unwrap_or_default().to_owned()
+fn complaint(verdict: Result<(), Violation>) -> String {
+    verdict.expect_err("it is broken").what.split(':').next().unwrap_or_default().to_owned()
 }
 
 #[test]

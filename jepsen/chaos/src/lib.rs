@@ -45,7 +45,8 @@ use std::{
 
 use tokio::signal::unix::{SignalKind, signal};
 
-pub use nemesis::Kind;
+pub use nemesis::{Band, Kind};
+pub use run::Evidence;
 pub use workload::Workload;
 
 use binary::Binary;
@@ -89,15 +90,16 @@ pub enum Progress {
 }
 
 /// A run, in short.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Ended {
     pub seed: u64,
     pub workload: Workload,
     pub members: usize,
     pub operations: usize,
-    /// What each fault did, in order.
-    pub faults: Vec<String>,
+    /// In the order in which they ended.
+    pub bands: Vec<Band>,
     pub failure: Option<String>,
+    pub evidence: Option<Evidence>,
     /// Where it was kept.
     pub kept: Option<PathBuf>,
     pub took: Duration,
@@ -119,7 +121,7 @@ pub struct Tally {
 pub struct Summary {
     pub version: String,
     pub runs: u64,
-    pub failures: Vec<Ended>,
+    pub failed: u64,
     pub operations: u64,
     /// Events that watches were told, all of them compared with what happened.
     pub events: u64,
@@ -138,7 +140,7 @@ pub struct Summary {
 
 impl Summary {
     pub fn is_ok(&self) -> bool {
-        self.failures.is_empty() && self.runs > 0 && !self.incomplete && !self.interrupted
+        self.failed == 0 && self.runs > 0 && !self.incomplete && !self.interrupted
     }
 
     pub fn injected(&self) -> u64 {
@@ -147,6 +149,7 @@ impl Summary {
 
     fn add(&mut self, report: &Report) {
         self.runs += 1;
+        self.failed += u64::from(report.failure.is_some());
         self.operations += report.operations as u64;
         self.events += report.events as u64;
         self.elections += report.elections;
@@ -195,7 +198,7 @@ impl fmt::Display for Summary {
             workloads.join(", "),
             self.injected(),
             self.operations,
-            self.failures.len(),
+            self.failed,
             self.took.as_secs_f64(),
             if self.interrupted { ", interrupted" } else { "" }
         )
@@ -262,11 +265,7 @@ pub fn run(options: Options, progress: &mut dyn FnMut(Progress)) -> io::Result<S
                 continue;
             };
             summary.add(&report);
-            let ended = end(&report, &options.out);
-            if ended.failure.is_some() {
-                summary.failures.push(ended.clone());
-            }
-            progress(Progress::Ended(Box::new(ended)));
+            progress(Progress::Ended(Box::new(end(report, &options.out))));
         }
     });
     summary.took = began.elapsed();
@@ -288,8 +287,8 @@ fn one(plan: Plan, binary: &Binary) -> Option<Report> {
     })
 }
 
-fn end(report: &Report, out: &Path) -> Ended {
-    let (kept, not_kept) = match evidence::keep(report, out) {
+fn end(report: Report, out: &Path) -> Ended {
+    let (kept, not_kept) = match evidence::keep(&report, out) {
         Ok(kept) => (kept, None),
         Err(error) => (None, Some(error)),
     };
@@ -302,8 +301,9 @@ fn end(report: &Report, out: &Path) -> Ended {
         workload: report.plan.workload,
         members: report.plan.settings.size,
         operations: report.operations,
-        faults: report.bands.iter().map(|band| band.what.clone()).collect(),
+        bands: report.bands,
         failure,
+        evidence: report.evidence,
         kept,
         took: report.took,
         healed: report.healed,

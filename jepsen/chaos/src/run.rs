@@ -14,9 +14,9 @@ use std::{rc::Rc, time::Duration};
 
 use faults::forgetfs::DirectorySync;
 use oracle::{
-    check::Rules,
+    check::{Rules, Violation},
     history::{
-        History, Request, Revision,
+        History, OpId, Request, Revision,
         request::{End, Range, Span},
     },
     model::Settings as Model,
@@ -87,6 +87,10 @@ pub struct Report {
 pub struct Evidence {
     pub history: History,
     pub logs: Vec<(String, String)>,
+    /// Names of the members' incarnations, by the numbers that the history has.
+    pub lives: Vec<String>,
+    /// The impossible operation first; empty if none is known.
+    pub suspects: Vec<OpId>,
 }
 
 impl Plan {
@@ -174,8 +178,9 @@ pub async fn run(plan: Plan, binary: &Binary) -> Report {
     report.events = history.streams.iter().flat_map(|it| &it.responses).map(|it| it.events.len()).sum();
     report.bands = nemesis.bands();
     report.missed = nemesis.missed().into_iter().map(|((kind, why), count)| (kind, why, count)).collect();
-    let outcome = lived.and_then(|finish| {
-        no_panics(&world, &nemesis)?;
+    let unseen = |what: String| Violation::new(what, []);
+    let outcome = lived.map_err(unseen).and_then(|finish| {
+        no_panics(&world, &nemesis).map_err(unseen)?;
         report.settled = fates::settle(&mut history, finish.last);
         let case = Case {
             workload: plan.workload,
@@ -187,12 +192,13 @@ pub async fn run(plan: Plan, binary: &Binary) -> Report {
         judge::judge(&history, &case)
     });
     // A panic explains whatever else went wrong.
-    report.failure = outcome.err().map(|what| no_panics(&world, &nemesis).err().unwrap_or(what));
+    let violation = outcome.err().map(|found| no_panics(&world, &nemesis).err().map_or(found, unseen));
     report.took = began.elapsed();
-    report.evidence = report.failure.is_some().then(|| {
-        let logs = world.cluster.servers.iter().map(|it| (it.name.clone(), it.log_text()));
-        Evidence { history, logs: logs.collect() }
-    });
+    if let Some(Violation { what, ops: suspects }) = violation {
+        let logs = world.cluster.servers.iter().map(|it| (it.name.clone(), it.log_text())).collect();
+        report.failure = Some(what);
+        report.evidence = Some(Evidence { history, logs, lives: world.cluster.life_names(), suspects });
+    }
     report
 }
 

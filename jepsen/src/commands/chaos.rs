@@ -2,9 +2,12 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use chaos::{Kind, Progress, Workload};
+use chaos::{Ended, Kind, Progress, Workload};
 use clap::Args;
-use report::{FailureRef, Verb};
+use report::{
+    FailureRef, Verb,
+    timeline::{Band, Lane, Timeline},
+};
 
 use super::{Done, records};
 
@@ -44,6 +47,7 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Done {
     let out = options.place.path("chaos");
+    let mut failures = Vec::new();
     let summary = chaos::run(
         chaos::Options {
             etcd: options.etcd.clone(),
@@ -57,7 +61,12 @@ pub fn run(options: &Options) -> Done {
             keep_going: options.keep_going,
             out,
         },
-        &mut |progress| tell(&progress),
+        &mut |progress| {
+            tell(&progress);
+            if let Progress::Ended(ended) = progress {
+                failures.extend(draw(&ended, &options.place));
+            }
+        },
     )
     .map_err(|error| error.to_string())?;
     let all = summary.to_string();
@@ -72,14 +81,46 @@ pub fn run(options: &Options) -> Done {
             record.skipped.push((kind.to_string(), why.clone()));
         }
     }
-    for ended in &summary.failures {
-        let what = ended.failure.as_deref().unwrap_or_default().lines().next().unwrap_or_default().to_owned();
-        let title = format!("{} seed {} {}: {what}", summary.version, ended.seed, ended.workload);
-        record.failures.push(FailureRef { title, timeline: None });
-    }
+    record.failures = failures;
     options.place.save(&record)?;
     println!("{all}");
     Ok(summary.is_ok())
+}
+
+/// The page of a run that failed, linked from the record; without a link if it cannot be written.
+fn draw(ended: &Ended, place: &records::Place) -> Option<FailureRef> {
+    let failure = ended.failure.as_ref()?;
+    let what = failure.lines().next().unwrap_or_default();
+    let title = format!("seed {} {}: {what}", ended.seed, ended.workload);
+    let Some(evidence) = &ended.evidence else { return Some(FailureRef { title, timeline: None }) };
+    let band =
+        |it: &chaos::Band| Band { what: it.what.clone(), from_ns: it.from_ns, to_ns: it.to_ns, member: None };
+    let lane = |name: &String| Lane { name: name.clone(), spans: Vec::new(), commits: Vec::new() };
+    let timeline = Timeline {
+        title: title.clone(),
+        failure: failure.clone(),
+        replay_command: again(ended),
+        history: &evidence.history,
+        suspects: evidence.suspects.clone(),
+        faults: ended.bands.iter().map(band).collect(),
+        members: evidence.lives.iter().map(lane).collect(),
+        log: Vec::new(),
+    };
+    match place.draw(&timeline, &format!("chaos-{}-{}", ended.seed, ended.workload)) {
+        Ok(drawn) => {
+            println!("  timeline: {}", place.path(drawn.timeline.as_deref().unwrap_or_default()).display());
+            Some(drawn)
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            Some(FailureRef { title, timeline: None })
+        }
+    }
+}
+
+/// The command that draws the same plan again.
+fn again(ended: &Ended) -> String {
+    format!("make chaos WORKLOAD={} ARGS='--seed {} --runs 1'", ended.workload, ended.seed)
 }
 
 fn tell(progress: &Progress) {
@@ -94,20 +135,18 @@ fn tell(progress: &Progress) {
                 ended.workload,
                 ended.members,
                 ended.operations,
-                ended.faults.len(),
+                ended.bands.len(),
                 ended.took.as_secs_f64(),
             );
             if let Some(failure) = &ended.failure {
+                let faults: Vec<&str> = ended.bands.iter().map(|band| band.what.as_str()).collect();
                 println!(
                     "seed {} {}: {failure}\n  faults: {}",
                     ended.seed,
                     ended.workload,
-                    ended.faults.join("; ")
+                    faults.join("; ")
                 );
-                println!(
-                    "  again: make chaos WORKLOAD={} ARGS='--seed {} --runs 1'",
-                    ended.workload, ended.seed
-                );
+                println!("  again: {}", again(ended));
                 if let Some(kept) = &ended.kept {
                     println!("  kept in {}", kept.display());
                 }

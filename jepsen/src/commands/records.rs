@@ -58,12 +58,11 @@ impl Place {
         report::save(&self.records, record).map_err(|error| format!("{}: {error}", self.records.display()))
     }
 
-    /// Draws a failing run; `replay` is the command that runs it again.
+    /// Draws a failing simulated run; `replay` is the command that runs it again.
     pub fn timeline(&self, report: &sim::Report, name: &str, replay: &str) -> Result<FailureRef, String> {
         let failure = report.failure.as_ref().map_or("", |failure| failure.what.as_str());
-        let title = format!("seed {}: {}", report.plan.seed, failure.lines().next().unwrap_or_default());
-        let html = timeline::render(&Timeline {
-            title: title.clone(),
+        let timeline = Timeline {
+            title: format!("seed {}: {}", report.plan.seed, failure.lines().next().unwrap_or_default()),
             failure: failure.to_owned(),
             replay_command: replay.to_owned(),
             history: &report.history,
@@ -71,10 +70,15 @@ impl Place {
             faults: bands(report),
             members: (0..report.plan.members).map(|member| lane(member, &report.stands)).collect(),
             log: Vec::new(),
-        });
+        };
+        self.draw(&timeline, name)
+    }
+
+    /// Writes the page of a failing run to `<name>.html`.
+    pub fn draw(&self, timeline: &Timeline<'_>, name: &str) -> Result<FailureRef, String> {
         let file = format!("{name}.html");
-        write(&self.records, &file, &html)?;
-        Ok(FailureRef { title, timeline: Some(file) })
+        write(&self.records, &file, &timeline::render(timeline))?;
+        Ok(FailureRef { title: timeline.title.clone(), timeline: Some(file) })
     }
 
     pub fn path(&self, file: &str) -> PathBuf {

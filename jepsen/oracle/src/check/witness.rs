@@ -26,7 +26,7 @@ use crate::{
     history::{
         Fate, History, Key, LeaseId, NEVER_NS, OpId, Operation, Outcome, Refusal, Request, Response,
         Revision, Value,
-        request::{Put, Txn},
+        request::{Kv, Put, Txn},
         watch::{Event, EventKind},
     },
     model::{State, has_revision},
@@ -56,9 +56,30 @@ impl From<Violation> for Stuck {
     }
 }
 
-/// Walks the history in the order that its answers claim.
+/// Walks the history in the order that its answers claim. Compactions, whose headers say only how late it can have been,
+/// come late first, and early if that does not do.
 pub fn witness(history: &History, rules: &Rules) -> Witnessed {
-    let plan = Plan::of(history, rules);
+    let plan = Plan::of(history, rules, When::Late);
+    let refuted = match walk(history, rules, &plan) {
+        ordered @ Witnessed::Ordered(_) => return ordered,
+        refuted => refuted,
+    };
+    if !plan.compactions.is_empty()
+        && let ordered @ Witnessed::Ordered(_) = walk(history, rules, &Plan::of(history, rules, When::Early))
+    {
+        return ordered;
+    }
+    refuted
+}
+
+/// When a compaction took effect, of what its time and its header allow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum When {
+    Late,
+    Early,
+}
+
+fn walk(history: &History, rules: &Rules, plan: &Plan<'_>) -> Witnessed {
     let mut replay =
         Replay::with_capacity(plan.claims.iter().filter(|claim| claim.rank == Rank::Wrote).count());
     let mut walk = Walk::new(rules);
@@ -67,7 +88,7 @@ pub fn witness(history: &History, rules: &Rules) -> Witnessed {
     let mut deepest: Option<(usize, Violation)> = None;
     let mut events = Vec::new();
     loop {
-        match walk.advance(&plan, &mut replay, &mut choices, &mut events) {
+        match walk.advance(plan, &mut replay, &mut choices, &mut events) {
             Ok(true) => continue,
             Ok(false) => break,
             Err(Stuck { violation, another_order_might_help }) => {
@@ -86,7 +107,7 @@ pub fn witness(history: &History, rules: &Rules) -> Witnessed {
                 if choice.others.is_empty() {
                     choices.pop();
                 }
-                walk.fill(&plan, taken, &mut replay);
+                walk.fill(plan, taken, &mut replay);
             }
         }
     }
@@ -131,6 +152,8 @@ struct Plan<'a> {
     claims: Vec<Claim>,
     /// The earliest return among claims from each on; one more at the end.
     next_return_ns: Vec<u64>,
+    /// Answered; their headers may name a revision after the one that they took effect at.
+    compactions: Vec<OpId>,
     /// Without a revision, by call.
     floating: Vec<OpId>,
     /// Writes of unknown outcome, by call.
@@ -143,17 +166,18 @@ struct Plan<'a> {
     fated: HashMap<Revision, OpId>,
     /// The call of the last operation that found each lease alive.
     last_alive_ns: HashMap<LeaseId, u64>,
-    /// What was seen of revisions that nobody claims: keys, with the value or as deleted.
-    seen: BTreeMap<Revision, Vec<(Key, Option<Value>)>>,
+    /// What was seen of revisions that nobody claims: keys, with what they were set to or as deleted.
+    seen: BTreeMap<Revision, Vec<(Key, Option<Kv>)>>,
 }
 
 impl<'a> Plan<'a> {
-    fn of(history: &'a History, rules: &'a Rules) -> Plan<'a> {
+    fn of(history: &'a History, rules: &'a Rules, compactions: When) -> Plan<'a> {
         let mut plan = Plan {
             history,
             rules,
             claims: Vec::with_capacity(history.operations.len()),
             next_return_ns: Vec::new(),
+            compactions: Vec::new(),
             floating: Vec::new(),
             open: Vec::new(),
             open_by_value: HashMap::new(),
@@ -169,6 +193,7 @@ impl<'a> Plan<'a> {
             }
         }
         plan.claims.sort_by_key(|claim| (claim.revision, claim.rank));
+        plan.date_compactions(compactions);
         plan.delay_silent_changes();
         plan.next_return_ns = vec![NEVER_NS; plan.claims.len() + 1];
         for (at, claim) in plan.claims.iter().enumerate().rev() {
@@ -187,6 +212,9 @@ impl<'a> Plan<'a> {
                     false => Rank::Other,
                 };
                 use Request::{Compact, Grant, Revoke};
+                if let Compact { .. } = operation.request {
+                    self.compactions.push(op);
+                }
                 self.claims.push(Claim {
                     revision: answer.revision,
                     rank,
@@ -224,6 +252,31 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// The header of a compaction names a revision that was there once it was done, so it says too late when it took
+    /// effect: before whatever was called after its return, and no later than anything else that anybody claims.
+    fn date_compactions(&mut self, when: When) {
+        let history = self.history;
+        let is_compaction = |claim: &Claim| matches!(history.op(claim.op).request, Request::Compact { .. });
+        let others: Vec<Claim> = self.claims.iter().filter(|claim| !is_compaction(claim)).copied().collect();
+        for claim in self.claims.iter_mut().filter(|claim| is_compaction(claim)) {
+            let after = others
+                .iter()
+                .find(|other| other.rank != Rank::Serializable && other.called_ns > claim.returned_ns);
+            let latest = match after {
+                Some(after) => after.revision - Revision::from(after.rank == Rank::Wrote),
+                None => others.last().map_or(1, |last| last.revision),
+            };
+            let Request::Compact { revision: floor } = history.op(claim.op).request else { continue };
+            let before = others.iter().rev().find(|other| other.returned_ns < claim.called_ns);
+            let earliest = before.map_or(1, |before| before.revision).max(floor);
+            claim.revision = match when {
+                When::Late => claim.revision.min(latest.max(floor)),
+                When::Early => claim.revision.min(earliest),
+            };
+        }
+        self.claims.sort_by_key(|claim| (claim.revision, claim.rank));
+    }
+
     /// Among claims of one revision, what changes the state all the same comes after all that were called before it
     /// returned. Whatever needs it earlier has it placed ahead (`Walk::assume`).
     fn delay_silent_changes(&mut self) {
@@ -245,18 +298,17 @@ impl<'a> Plan<'a> {
         let last = self.claims.last().map_or(1, |claim| claim.revision);
         let complete =
             claimed.len() as Revision == last - 1 && claimed.first().is_none_or(|&first| first == 2);
-        let mut see = |revision: Revision, key: Key, value: Option<Value>| {
+        let mut see = |revision: Revision, key: Key, kv: Option<Kv>| {
             let known = (complete && revision <= last) || claimed.binary_search(&revision).is_ok();
             let seen = if known { return } else { self.seen.entry(revision).or_default() };
-            if !seen.contains(&(key, value)) {
-                seen.push((key, value));
+            if !seen.contains(&(key, kv)) {
+                seen.push((key, kv));
             }
         };
         for event in
             self.history.streams.iter().flat_map(|stream| &stream.responses).flat_map(|it| &it.events)
         {
-            let value = (event.kind == EventKind::Put).then_some(event.kv.value);
-            see(event.kv.mod_revision, event.kv.key, value);
+            see(event.kv.mod_revision, event.kv.key, (event.kind == EventKind::Put).then_some(event.kv));
         }
         if complete {
             return;
@@ -265,7 +317,7 @@ impl<'a> Plan<'a> {
             let Outcome::Ok(answer) = &operation.outcome else { continue };
             let keys_only = matches!(&operation.request, Request::Range(range) if range.keys_only);
             if !keys_only && !matches!(operation.request, Request::Txn(_)) {
-                answer.response.each_kv(&mut |kv| see(kv.mod_revision, kv.key, Some(kv.value)));
+                answer.response.each_kv(&mut |kv| see(kv.mod_revision, kv.key, Some(*kv)));
             }
         }
     }
@@ -285,7 +337,7 @@ impl<'a> Plan<'a> {
             }
         }
         let seen = self.seen.get(&revision).map_or(&[][..], Vec::as_slice);
-        let of_value = seen.iter().find_map(|(_, value)| *value);
+        let of_value = seen.iter().find_map(|(_, kv)| kv.map(|kv| kv.value));
         let (open, more) = match of_value {
             Some(value) => {
                 (self.open_by_value.get(&value).map_or(&[][..], Vec::as_slice), &self.open_keeping_value[..])
@@ -337,15 +389,15 @@ impl<'a> Plan<'a> {
             }
         };
         let seen = self.seen.get(&revision).map_or(&[][..], Vec::as_slice);
-        let shows = |key: Key, value: Option<Value>| {
+        let shows = |key: Key, kv: Option<Kv>| {
             events.iter().any(|event| {
-                let made = (event.kind == EventKind::Put).then_some(event.kv.value);
-                event.kv.key == key && made == value
+                let made = (event.kind == EventKind::Put).then_some(event.kv);
+                event.kv.key == key && made == kv
             })
         };
         let fits = state.revision() == revision
             && called_ns <= self.next_return_ns[walk.next]
-            && seen.iter().all(|&(key, value)| shows(key, value));
+            && seen.iter().all(|&(key, kv)| shows(key, kv));
         fits.then_some(Filling { maker, state, events, called_ns })
     }
 
@@ -581,10 +633,8 @@ impl Walk {
             }
             Maker::Expiry(_) => None,
         };
-        let by_value = plan
-            .seen
-            .get(&filling.state.revision())
-            .is_some_and(|it| it.iter().any(|(_, value)| value.is_some()));
+        let by_value =
+            plan.seen.get(&filling.state.revision()).is_some_and(|it| it.iter().any(|(_, kv)| kv.is_some()));
         self.assumed |= !by_value;
         self.state = filling.state;
         if filling.called_ns > self.latest.0 {
@@ -675,7 +725,7 @@ impl Walk {
             // Compactions only go forward.
             Request::Compact { revision } => {
                 let earlier = |other: &Operation| matches!(other.request, Request::Compact { revision: earlier } if earlier < *revision);
-                while self.assume(plan, operation, &[], &earlier, replay) {}
+                while self.assume(plan, operation, &plan.compactions, &earlier, replay) {}
             }
             Request::Grant { .. } => {
                 if let Outcome::Ok(answer) = &operation.outcome
@@ -788,10 +838,9 @@ impl Walk {
 
     /// Compacts no further than what `by` was refused for.
     fn assume_compaction(&mut self, plan: &Plan, by: &Operation, replay: &mut Replay) {
-        let revision = self.state.revision();
-        let window = plan.claims[self.next..].iter().take_while(|claim| claim.revision == revision);
         let mut compactions: Vec<(Revision, OpId)> = Vec::new();
-        for op in window.map(|claim| claim.op).chain(plan.open.iter().copied()) {
+        let answered = plan.compactions.iter().filter(|op| !self.ahead.contains(*op));
+        for &op in answered.chain(&plan.open) {
             let Request::Compact { revision } = plan.op(op).request else { continue };
             let mut state = self.state.clone();
             let mut events = Vec::new();
@@ -821,7 +870,7 @@ impl Walk {
         let revision = self.state.revision();
         let window = plan.claims[self.next..].iter().take_while(|claim| claim.revision == revision);
         let ahead = window.map(|claim| claim.op).filter(|op| !self.ahead.contains(op));
-        let open = open.iter().copied().filter(|op| !self.used.contains(op));
+        let open = open.iter().copied().filter(|op| !self.used.contains(op) && !self.ahead.contains(op));
         let candidates: Vec<OpId> = ahead.chain(open).filter(|&op| does(plan.op(op))).collect();
         for op in candidates {
             let operation = plan.op(op);

@@ -252,6 +252,13 @@ pub fn run(shape: &Shape, seed: u64) -> Run {
                     next_id += 1;
                 } else {
                     operation.returned_ns = now_ns;
+                    // As etcd, whose headers of compactions are made when those are done.
+                    if let (Request::Compact { .. }, Outcome::Ok(answer)) =
+                        (&operation.request, &mut operation.outcome)
+                        && world.rng.random_bool(0.5)
+                    {
+                        answer.revision = world.state.revision();
+                    }
                 }
                 world.recorder.operation(operation);
                 // Leases last seconds: now and then a pause lets one end.
