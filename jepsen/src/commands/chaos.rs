@@ -18,23 +18,23 @@ pub struct Options {
     #[arg(long, value_parser = super::duration, default_value = "10m")]
     time: Duration,
     /// At most so many runs [default: as many as there is time for]
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     runs: Option<u64>,
     /// Seed of the first run
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// These kinds of traffic only
+    /// These kinds of traffic only, such as lock,watch
     #[arg(long, value_delimiter = ',')]
     workload: Vec<Workload>,
-    /// These kinds of faults only
+    /// These kinds of faults only, such as kill,partition
     #[arg(long, value_delimiter = ',')]
     faults: Vec<Kind>,
     /// The server to run [default: etcd beside this program]
     #[arg(long)]
     etcd: Option<PathBuf>,
     /// Runs at once
-    #[arg(long, default_value_t = 2)]
-    at_once: usize,
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..))]
+    at_once: u16,
     /// Fail if there is a fault that cannot be had here
     #[arg(long)]
     require_all: bool,
@@ -47,7 +47,7 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Done {
     let out = options.place.path("chaos");
-    let mut failures = Vec::new();
+    let (mut failures, mut server) = (Vec::new(), String::new());
     let summary = chaos::run(
         chaos::Options {
             etcd: options.etcd.clone(),
@@ -56,15 +56,17 @@ pub fn run(options: &Options) -> Done {
             seed: options.seed,
             workloads: options.workload.clone(),
             faults: options.faults.clone(),
-            at_once: options.at_once,
+            at_once: usize::from(options.at_once),
             require_all: options.require_all,
             keep_going: options.keep_going,
             out,
         },
         &mut |progress| {
-            tell(&progress);
-            if let Progress::Ended(ended) = progress {
-                failures.extend(draw(&ended, &options.place));
+            tell(&progress, options);
+            match progress {
+                Progress::Begun { version, .. } => server = format!("etcd {version}"),
+                Progress::Ended(ended) => failures.extend(draw(&ended, &server, options)),
+                Progress::Skipped { .. } => {}
             }
         },
     )
@@ -88,10 +90,10 @@ pub fn run(options: &Options) -> Done {
 }
 
 /// The page of a run that failed, linked from the record; without a link if it cannot be written.
-fn draw(ended: &Ended, place: &records::Place) -> Option<FailureRef> {
+fn draw(ended: &Ended, server: &str, options: &Options) -> Option<FailureRef> {
     let failure = ended.failure.as_ref()?;
     let what = failure.lines().next().unwrap_or_default();
-    let title = format!("seed {} {}: {what}", ended.seed, ended.workload);
+    let title = format!("{server}, seed {} {}: {what}", ended.seed, ended.workload);
     let Some(evidence) = &ended.evidence else { return Some(FailureRef { title, timeline: None }) };
     let band =
         |it: &chaos::Band| Band { what: it.what.clone(), from_ns: it.from_ns, to_ns: it.to_ns, member: None };
@@ -99,13 +101,14 @@ fn draw(ended: &Ended, place: &records::Place) -> Option<FailureRef> {
     let timeline = Timeline {
         title: title.clone(),
         failure: failure.clone(),
-        replay_command: again(ended),
+        replay_command: again(ended, options),
         history: &evidence.history,
         suspects: evidence.suspects.clone(),
         faults: ended.bands.iter().map(band).collect(),
         members: evidence.lives.iter().map(lane).collect(),
         log: Vec::new(),
     };
+    let place = &options.place;
     match place.draw(&timeline, &format!("chaos-{}-{}", ended.seed, ended.workload)) {
         Ok(drawn) => {
             println!("  timeline: {}", place.path(drawn.timeline.as_deref().unwrap_or_default()).display());
@@ -119,11 +122,14 @@ fn draw(ended: &Ended, place: &records::Place) -> Option<FailureRef> {
 }
 
 /// The command that draws the same plan again.
-fn again(ended: &Ended) -> String {
-    format!("make chaos WORKLOAD={} ARGS='--seed {} --runs 1'", ended.workload, ended.seed)
+fn again(ended: &Ended, options: &Options) -> String {
+    let faults: Vec<String> = options.faults.iter().map(ToString::to_string).collect();
+    let faults = if faults.is_empty() { String::new() } else { format!(" FAULTS={}", faults.join(",")) };
+    let etcd = options.etcd.as_ref().map_or(String::new(), |path| format!(" ETCD={}", path.display()));
+    format!("make chaos WORKLOAD={}{faults}{etcd} ARGS='--seed {} --runs 1'", ended.workload, ended.seed)
 }
 
-fn tell(progress: &Progress) {
+fn tell(progress: &Progress, options: &Options) {
     match progress {
         Progress::Begun { server, version } => eprintln!("{}: etcd {version}", server.display()),
         Progress::Skipped { fault, why } => println!("skipped: {fault}: {why}"),
@@ -146,7 +152,7 @@ fn tell(progress: &Progress) {
                     ended.workload,
                     faults.join("; ")
                 );
-                println!("  again: {}", again(ended));
+                println!("  again: {}", again(ended, options));
                 if let Some(kept) = &ended.kept {
                     println!("  kept in {}", kept.display());
                 }

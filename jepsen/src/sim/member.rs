@@ -335,6 +335,11 @@ impl Member {
         self.memory.power_off_after(changes);
     }
 
+    /// It got as far as its power was to last.
+    pub fn is_powered_off(&self) -> bool {
+        self.disk.is_powered_off() || self.memory.is_powered_off()
+    }
+
     /// The process ends; with `power` gone, what was not synced may go with it.
     pub fn crash(&mut self, power: bool, random: &mut StdRng) {
         self.life = None;

@@ -229,8 +229,9 @@ impl World {
     }
 
     /// A leader has told another to stand for election: now it does not learn for a while what came of it.
-    pub fn on_handover(&mut self) {
-        if let Some(old) = self.handing_over.take() {
+    pub fn on_handover(&mut self, leader: u64) {
+        let sender = self.by_id.get(&leader).copied();
+        if let Some(old) = self.handing_over.take_if(|old| Some(*old) == sender) {
             self.probe("leader cut off as it hands over");
             let lasts_ns = self.fault_random.random_range(HANDOVER_NS);
             self.isolate(old, self.now_ns + lasts_ns);
@@ -257,7 +258,7 @@ impl World {
             }
             // It takes its time to install it, so that another may come, and then the power goes.
             _ => {
-                self.installs_until[member] = self.now_ns + self.fault_random.random_range(MS..PLOT_NS);
+                self.applies_from[member] = self.now_ns + self.fault_random.random_range(MS..PLOT_NS);
                 self.next_turn[member][APPLY] = None;
                 self.cut[member] = true;
                 self.members[member].cut_power_of_backend_after(self.fault_random.random_range(0..8));
@@ -283,7 +284,7 @@ impl World {
             self.members[member].forgive();
             self.frozen_until[member] = 0;
             self.stalled_until[member] = 0;
-            self.installs_until[member] = 0;
+            self.applies_from[member] = 0;
             self.bad_until[member] = 0;
             self.next_turn[member] = Default::default();
             if self.rotten[member] == Some(true) {

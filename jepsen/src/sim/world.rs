@@ -161,8 +161,8 @@ pub(super) struct World {
     pub frozen_until: Vec<u64>,
     /// Its disk answers nothing until then.
     pub stalled_until: Vec<u64>,
-    /// It applies nothing until then.
-    pub installs_until: Vec<u64>,
+    /// It applies nothing before then.
+    pub applies_from: Vec<u64>,
     /// Its disk is bad until then: it may stop, and may not start.
     pub bad_until: Vec<u64>,
     /// The newest entry that each member has told others it has, of those that it knows to be committed.
@@ -241,7 +241,7 @@ impl World {
             next_watch: vec![None; size],
             frozen_until: vec![0; size],
             stalled_until: vec![0; size],
-            installs_until: vec![0; size],
+            applies_from: vec![0; size],
             bad_until: vec![0; size],
             cut: vec![false; size],
             promised: vec![0; size],
@@ -407,7 +407,7 @@ impl World {
         }
         self.trace((2, to, message.r#type as usize));
         if message.r#type == MessageType::MsgTimeoutNow as i32 {
-            self.on_handover();
+            self.on_handover(message.from);
         }
         self.members[to].set_clock(self.now_ns);
         if data.is_some() {
@@ -416,7 +416,7 @@ impl World {
         }
         match self.members[to].receive(message, data.as_deref()) {
             Ok(()) => self.schedule(to),
-            Err(_) if self.cut[to] => self.lose_power(to),
+            Err(_) if self.has_lost_power(to) => self.lose_power(to),
             // The transfer failed; the leader is told by nobody and tries again.
             Err(_) if self.bad_until[to] >= self.now_ns => self.probe("snapshot could not be saved"),
             Err(error) => return Err(error),
@@ -429,7 +429,7 @@ impl World {
         self.trace((3, member, 0));
         match self.members[member].start(self.now_ns, random) {
             Ok(()) => {}
-            Err(_) if self.cut[member] => {
+            Err(_) if self.has_lost_power(member) => {
                 self.probe("power lost in recovery");
                 self.lose_power(member);
                 return Ok(());
@@ -468,10 +468,14 @@ impl World {
         Ok(())
     }
 
+    fn has_lost_power(&self, member: usize) -> bool {
+        self.cut[member] && self.members[member].is_powered_off()
+    }
+
     /// The process ends.
     pub fn crash(&mut self, member: usize, power: bool) {
         self.cut[member] = false;
-        self.installs_until[member] = 0;
+        self.applies_from[member] = 0;
         self.trace((4, member, usize::from(power)));
         for watcher in &mut self.watchers {
             if watcher.member() == Some(member) {
@@ -508,7 +512,7 @@ impl World {
                 at = at.max(self.stalled_until[member]);
             }
             if part == APPLY {
-                at = at.max(self.installs_until[member]);
+                at = at.max(self.applies_from[member]);
             }
             if self.next_turn[member][part].is_none_or(|queued| queued > at) {
                 // A write under way is not begun again by what comes meanwhile.
@@ -523,7 +527,7 @@ impl World {
         let Some(life) = &mut self.members[member].life else { return Ok(()) };
         if !life.parts[part].turn() {
             let reason = life.node.fatal.reason().unwrap_or("for no reason").to_owned();
-            if self.cut[member] {
+            if self.has_lost_power(member) {
                 self.probe("power lost in a write");
                 self.lose_power(member);
             } else if self.bad_until[member] >= self.now_ns {

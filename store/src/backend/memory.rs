@@ -45,6 +45,10 @@ impl Memory {
         self.state().power = Some(operations);
     }
 
+    pub fn is_powered_off(&self) -> bool {
+        self.state().power == Some(0)
+    }
+
     /// The engine as found after a crash that kept `keep` of the unflushed changes.
     pub fn crash(&self, keep: usize) -> Memory {
         let state = self.state();

@@ -159,6 +159,11 @@ impl Sim {
         state.power_off_at = Some(state.operations.saturating_add(operations));
     }
 
+    /// The chosen point was reached, and no crash came yet.
+    pub fn is_powered_off(&self) -> bool {
+        self.state().powered_off
+    }
+
     /// Bytes that all files together occupy.
     pub fn used_bytes(&self) -> u64 {
         self.state().used_bytes()
@@ -396,7 +401,8 @@ impl Contents {
         self.len = self.len.max(offset + data.len() as u64);
     }
 
-    /// Sectors are written whole: the one in which the data ends waits in memory for the rest of it.
+    /// File systems end a short write between two pages. A part of a sector stays in memory, so that its writer meets
+    /// every length, and a crash none that no disk would leave.
     fn write_short(&mut self, data: &[u8], offset: u64) {
         self.write(data, offset);
         let (sector, at) = split(offset + data.len() as u64);

@@ -543,10 +543,7 @@ fn answer_readers(readers: Vec<oneshot::Sender<()>>) {
     }
 }
 
-/// Ends the name of a received snapshot's data; while it is received more follows.
-pub const RECEIVED_SUFFIX: &str = ".snap.db";
-
 /// Where the data of a received snapshot waits to be installed.
 pub fn received_path(snap_dir: &std::path::Path, index: u64) -> PathBuf {
-    snap_dir.join(format!("{index:016x}{RECEIVED_SUFFIX}"))
+    snap_dir.join(format!("{index:016x}.snap.db"))
 }

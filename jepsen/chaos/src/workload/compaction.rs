@@ -14,7 +14,7 @@ use crate::{session::Session, world::Notes};
 
 const KEYS: u64 = 20;
 const EVERY: Duration = Duration::from_millis(100);
-/// So far ahead is no revision before the compaction that asks for it is refused.
+/// Far enough ahead of what is known that nobody gets there before the question is answered.
 const FUTURE: i64 = 1_000_000;
 const HASH_LIMIT: Duration = Duration::from_secs(1);
 

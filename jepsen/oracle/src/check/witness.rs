@@ -114,6 +114,12 @@ fn walk(history: &History, rules: &Rules, plan: &Plan<'_>) -> Witnessed {
     for claim in &plan.claims {
         replay.prove(claim.revision, claim.returned_ns);
     }
+    for &op in &plan.compactions {
+        let operation = plan.op(op);
+        if let Outcome::Ok(answer) = &operation.outcome {
+            replay.prove(answer.revision, operation.returned_ns);
+        }
+    }
     for response in history.streams.iter().flat_map(|stream| &stream.responses) {
         if let Some(last) = response.events.last() {
             replay.prove(last.kv.mod_revision, response.received_ns);
@@ -852,9 +858,14 @@ impl Walk {
         }
         compactions.sort_unstable();
         for (_, op) in compactions {
-            if self.assume(plan, by, &[op], &|operation| std::ptr::eq(operation, plan.op(op)), replay) {
+            let mut walk = self.clone();
+            // Those that do not go so far must have come before.
+            walk.prepare(plan, plan.op(op), replay);
+            if walk.assume(plan, by, &[op], &|operation| std::ptr::eq(operation, plan.op(op)), replay) {
+                *self = walk;
                 return;
             }
+            replay.truncate(self.state.revision(), self.compactions);
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod breakages;
 mod brute;
+mod compactions;
 mod cycles;
 mod generate;
 mod locks;

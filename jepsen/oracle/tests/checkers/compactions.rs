@@ -1,0 +1,101 @@
+//! Compactions: their headers name a revision that was there at the end, and what they refuse is explained by them.
+
+use oracle::{
+    check::{Rules, Verdict, headers, linear},
+    history::{
+        Answer, Client, History, Key, Member, Operation, Outcome, Refusal, Request, Response, Revision,
+        Value,
+        record::Recorder,
+        request::{Kv, Put, Range, Ranged, Span},
+    },
+};
+
+#[derive(Default)]
+struct Story {
+    recorder: Recorder,
+    clients: u32,
+}
+
+impl Story {
+    /// An operation of a client of its own that member `member` answered.
+    fn ask(&mut self, member: u32, (called_ns, returned_ns): (u64, u64), request: Request, outcome: Outcome) {
+        let client = Client(self.clients);
+        self.clients += 1;
+        let member = Member(member);
+        let operation = Operation { client, member, called_ns, returned_ns, request, outcome };
+        self.recorder.operation(operation);
+    }
+
+    fn ok(
+        &mut self,
+        member: u32,
+        time: (u64, u64),
+        request: Request,
+        revision: Revision,
+        response: Response,
+    ) {
+        let answer = Answer { revision, member: Member(member), response };
+        self.ask(member, time, request, Outcome::Ok(answer));
+    }
+
+    fn put(&mut self, key: &str, time: (u64, u64), revision: Revision) {
+        let put = Put::plain(self.key(key), self.value(key));
+        self.ok(0, time, Request::Put(put), revision, Response::Put { prev: None });
+    }
+
+    fn compact(&mut self, floor: Revision, time: (u64, u64), revision: Revision) {
+        self.ok(0, time, Request::Compact { revision: floor }, revision, Response::Compact);
+    }
+
+    fn key(&mut self, name: &str) -> Key {
+        self.recorder.key(name.as_bytes())
+    }
+
+    fn value(&mut self, name: &str) -> Value {
+        self.recorder.value(name.as_bytes())
+    }
+
+    /// Member 1 finds the key as it was written at `revision`.
+    fn get(&mut self, key: &str, time: (u64, u64), revision: Revision) {
+        let (key, value) = (self.key(key), self.value(key));
+        let kv = Kv { key, value, create_revision: revision, mod_revision: revision, version: 1, lease: 0 };
+        let ranged = Ranged { kvs: vec![kv].into(), count: 1, more: false };
+        self.ok(1, time, Request::Range(Range::newest(Span::key(key))), revision, Response::Range(ranged));
+    }
+
+    fn history(self) -> History {
+        self.recorder.finish().0
+    }
+}
+
+#[test]
+fn nothing_is_older_than_what_an_earlier_compaction_named() {
+    let story = |named: Revision| {
+        let mut story = Story::default();
+        story.put("a", (0, 10), 2);
+        story.put("b", (5, 100), 3);
+        story.compact(2, (20, 30), named);
+        story.get("a", (40, 50), 2);
+        story.history()
+    };
+    assert_eq!(headers::check(&story(2)), Verdict::Ok);
+    assert!(!headers::check(&story(3)).is_ok(), "a stale read");
+    assert!(!headers::check(&story(1_000_000)).is_ok());
+}
+
+#[test]
+fn a_refusal_is_explained_by_the_later_of_two_compactions() {
+    let mut story = Story::default();
+    let last = 8;
+    for revision in 2..=last {
+        story.put(&format!("k{revision}"), (revision as u64, revision as u64), revision);
+    }
+    story.compact(5, (10, 40), last);
+    story.compact(7, (11, 41), last);
+    let key = story.key("k2");
+    let past = Range { revision: 6, ..Range::newest(Span::key(key)) };
+    story.ask(0, (12, 20), Request::Range(past), Outcome::Refused(Refusal::Compacted));
+    story.get("k8", (25, 30), last);
+    let judged = linear::check(&story.history(), &Rules::default());
+    assert_eq!((judged.verdict, judged.searched), (Verdict::Ok, false));
+}
