@@ -17,7 +17,7 @@
 //!
 //! A failure where nothing was left open is final. Else `linear` has a search confirm it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use imbl::OrdSet;
 
@@ -57,27 +57,40 @@ impl From<Violation> for Stuck {
 }
 
 /// Walks the history in the order that its answers claim. Compactions, whose headers say only how late it can have been,
-/// come late first, and early if that does not do.
+/// come late first; those that a refusal needed come early then, and all of them if that does not do.
 pub fn witness(history: &History, rules: &Rules) -> Witnessed {
-    let plan = Plan::of(history, rules, When::Late);
-    let refuted = match walk(history, rules, &plan) {
-        ordered @ Witnessed::Ordered(_) => return ordered,
-        refuted => refuted,
-    };
-    if !plan.compactions.is_empty()
-        && let ordered @ Witnessed::Ordered(_) = walk(history, rules, &Plan::of(history, rules, When::Early))
-    {
-        return ordered;
+    let mut early = BTreeSet::new();
+    let mut first = None;
+    for _ in 0..MAX_WALKS {
+        let plan = Plan::of(history, rules, &early);
+        let (refuted, ops) = match walk(history, rules, &plan) {
+            Witnessed::Refuted { violation, certain } => {
+                let ops = violation.ops.clone();
+                (Witnessed::Refuted { violation, certain }, ops)
+            }
+            ordered => return ordered,
+        };
+        first.get_or_insert(refuted);
+        let known = early.len();
+        let refused = ops.iter().map(|&op| history.op(op));
+        for refused in refused.filter(|it| it.outcome == Outcome::Refused(Refusal::Compacted)) {
+            early.extend(plan.compactions.iter().filter(|&&op| {
+                let compaction = history.op(op);
+                compaction.called_ns <= refused.returned_ns && refused.called_ns <= compaction.returned_ns
+            }));
+        }
+        if early.len() == known {
+            early.extend(&plan.compactions);
+        }
+        if early.len() == known {
+            break;
+        }
     }
-    refuted
+    first.expect("there was a walk")
 }
 
-/// When a compaction took effect, of what its time and its header allow.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum When {
-    Late,
-    Early,
-}
+/// Walks with other times of compactions.
+const MAX_WALKS: usize = 50;
 
 fn walk(history: &History, rules: &Rules, plan: &Plan<'_>) -> Witnessed {
     let mut replay =
@@ -177,7 +190,7 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn of(history: &'a History, rules: &'a Rules, compactions: When) -> Plan<'a> {
+    fn of(history: &'a History, rules: &'a Rules, early: &BTreeSet<OpId>) -> Plan<'a> {
         let mut plan = Plan {
             history,
             rules,
@@ -199,8 +212,8 @@ impl<'a> Plan<'a> {
             }
         }
         plan.claims.sort_by_key(|claim| (claim.revision, claim.rank));
-        plan.date_compactions(compactions);
-        plan.delay_silent_changes();
+        plan.date_compactions(early);
+        plan.delay_silent_changes(early);
         plan.next_return_ns = vec![NEVER_NS; plan.claims.len() + 1];
         for (at, claim) in plan.claims.iter().enumerate().rev() {
             plan.next_return_ns[at] = plan.next_return_ns[at + 1].min(claim.returned_ns);
@@ -260,7 +273,7 @@ impl<'a> Plan<'a> {
 
     /// The header of a compaction names a revision that was there once it was done, so it says too late when it took
     /// effect: before whatever was called after its return, and no later than anything else that anybody claims.
-    fn date_compactions(&mut self, when: When) {
+    fn date_compactions(&mut self, early: &BTreeSet<OpId>) {
         let history = self.history;
         let is_compaction = |claim: &Claim| matches!(history.op(claim.op).request, Request::Compact { .. });
         let others: Vec<Claim> = self.claims.iter().filter(|claim| !is_compaction(claim)).copied().collect();
@@ -275,21 +288,20 @@ impl<'a> Plan<'a> {
             let Request::Compact { revision: floor } = history.op(claim.op).request else { continue };
             let before = others.iter().rev().find(|other| other.returned_ns < claim.called_ns);
             let earliest = before.map_or(1, |before| before.revision).max(floor);
-            claim.revision = match when {
-                When::Late => claim.revision.min(latest.max(floor)),
-                When::Early => claim.revision.min(earliest),
-            };
+            let at = if early.contains(&claim.op) { earliest } else { latest.max(floor) };
+            claim.revision = claim.revision.min(at);
         }
         self.claims.sort_by_key(|claim| (claim.revision, claim.rank));
     }
 
     /// Among claims of one revision, what changes the state all the same comes after all that were called before it
     /// returned. Whatever needs it earlier has it placed ahead (`Walk::assume`).
-    fn delay_silent_changes(&mut self) {
+    fn delay_silent_changes(&mut self, early: &BTreeSet<OpId>) {
         for window in self.claims.chunk_by_mut(|a, b| a.revision == b.revision) {
             if window.len() > 1 && window.iter().any(|claim| claim.silent_change) {
                 window.sort_by_key(|claim| {
-                    let at_ns = if claim.silent_change { claim.returned_ns } else { claim.called_ns };
+                    let late = claim.silent_change && !early.contains(&claim.op);
+                    let at_ns = if late { claim.returned_ns } else { claim.called_ns };
                     (claim.rank, at_ns)
                 });
             }

@@ -6,7 +6,7 @@ use oracle::{
         Answer, Client, History, Key, Member, Operation, Outcome, Refusal, Request, Response, Revision,
         Value,
         record::Recorder,
-        request::{Kv, Put, Range, Ranged, Span},
+        request::{Compare, Kv, Put, Range, Ranged, Relation, Span, Txn, Wanted},
     },
 };
 
@@ -55,12 +55,24 @@ impl Story {
         self.recorder.value(name.as_bytes())
     }
 
-    /// Member 1 finds the key as it was written at `revision`.
+    /// Member 1 finds the key as it was written at `revision`, the newest one.
     fn get(&mut self, key: &str, time: (u64, u64), revision: Revision) {
+        self.get_of(key, 0, time, (revision, revision));
+    }
+
+    /// The same in the state of `past`: written at the first revision, found at the second.
+    fn get_of(
+        &mut self,
+        key: &str,
+        past: Revision,
+        time: (u64, u64),
+        (written, found): (Revision, Revision),
+    ) {
         let (key, value) = (self.key(key), self.value(key));
-        let kv = Kv { key, value, create_revision: revision, mod_revision: revision, version: 1, lease: 0 };
+        let kv = Kv { key, value, create_revision: written, mod_revision: written, version: 1, lease: 0 };
         let ranged = Ranged { kvs: vec![kv].into(), count: 1, more: false };
-        self.ok(1, time, Request::Range(Range::newest(Span::key(key))), revision, Response::Range(ranged));
+        let range = Range { revision: past, ..Range::newest(Span::key(key)) };
+        self.ok(1, time, Request::Range(range), found, Response::Range(ranged));
     }
 
     fn history(self) -> History {
@@ -96,6 +108,31 @@ fn a_refusal_is_explained_by_the_later_of_two_compactions() {
     let past = Range { revision: 6, ..Range::newest(Span::key(key)) };
     story.ask(0, (12, 20), Request::Range(past), Outcome::Refused(Refusal::Compacted));
     story.get("k8", (25, 30), last);
+    let judged = linear::check(&story.history(), &Rules::default());
+    assert_eq!((judged.verdict, judged.searched), (Verdict::Ok, false));
+}
+
+#[test]
+fn a_compaction_may_have_come_long_before_its_answer() {
+    let mut story = Story::default();
+    for (revision, key) in [(2, "a"), (3, "b"), (4, "c")] {
+        story.put(key, (revision as u64, revision as u64), revision);
+    }
+    let (old, new) = (Span::key(story.key("a")), Span::key(story.key("d")));
+    // It reads the past only while "d" is not there.
+    let txn = Txn {
+        compares: vec![Compare { span: new, wanted: Wanted::Version(0), relation: Relation::Equal }],
+        success: vec![Request::Range(Range { revision: 2, ..Range::newest(old) })],
+        failure: vec![],
+    };
+    story.ask(0, (15, 60), Request::Txn(Box::new(txn)), Outcome::Refused(Refusal::Compacted));
+    story.compact(3, (20, 50), 5);
+    story.put("d", (30, 40), 5);
+    story.get("d", (70, 80), 5);
+    // Another comes later than a read that was asked after it.
+    story.compact(4, (85, 110), 6);
+    story.put("e", (86, 99), 6);
+    story.get_of("a", 3, (87, 105), (2, 6));
     let judged = linear::check(&story.history(), &Rules::default());
     assert_eq!((judged.verdict, judged.searched), (Verdict::Ok, false));
 }
