@@ -969,13 +969,16 @@ fn the_previous_value_of_an_event_is_that_of_before_its_transaction() {
         put_entry(put_of("a", "1")),
         txn_entry(vec![put("2"), delete()]),
         txn_entry(vec![put("3"), delete()]),
+        put_entry(put_of("a", "4")),
+        txn_entry(vec![delete(), put("5"), delete()]),
     ];
     let mut member = Member::new();
     member.watched = (true, true);
     let (_, events) = member.apply(&entries(&requests));
     let prev: Vec<Option<&[u8]>> =
         events.iter().map(|event| event.prev_kv.as_ref().map(|kv| &kv.value[..])).collect();
-    assert_eq!(prev, [None, Some(&b"1"[..]), Some(b"1"), None, None]);
+    assert_eq!(prev[..5], [None, Some(&b"1"[..]), Some(b"1"), None, None]);
+    assert_eq!(prev[5..], [None, Some(&b"4"[..]), None, Some(b"4")]);
 }
 
 #[test]

@@ -15,6 +15,15 @@ fn sim() -> Sim {
     sim
 }
 
+/// A file of so many zeros that a crash keeps.
+fn durable(sim: &Sim, path: &Path, len: u64) -> Box<dyn File> {
+    let file = sim.create(path).unwrap();
+    file.allocate(len).unwrap();
+    file.sync_data().unwrap();
+    sim.sync_dir(path.parent().unwrap()).unwrap();
+    file
+}
+
 #[test]
 fn a_crash_keeps_what_was_synced_and_asks_about_the_rest() {
     let sim = sim();
@@ -51,10 +60,7 @@ fn names_vanish_unless_the_directory_was_synced() {
 fn a_failed_sync_forgets_pages_for_good() {
     let sim = sim();
     let path = Path::new("/d/f");
-    let file = sim.create(path).unwrap();
-    file.allocate(512).unwrap();
-    file.sync_data().unwrap();
-    sim.sync_dir(Path::new("/d")).unwrap();
+    let file = durable(&sim, path, 512);
     file.write_at(&[7; 512], 0).unwrap();
     sim.inject(Fault::Sync { after: 0 });
     assert!(file.sync_data().is_err());
@@ -88,10 +94,7 @@ fn capacity_short_writes_and_power() {
 fn no_crash_finds_half_of_a_sector_written() {
     let sim = sim();
     let path = Path::new("/d/f");
-    let file = sim.create(path).unwrap();
-    file.allocate(1024).unwrap();
-    file.sync_data().unwrap();
-    sim.sync_dir(Path::new("/d")).unwrap();
+    let file = durable(&sim, path, 1024);
     sim.inject(Fault::Write { after: 0, written: 600 });
     assert!(file.write_at(&[7; 1024], 0).is_err());
     assert_eq!(contents(&sim, path), [vec![7; 600], vec![0; 424]].concat());

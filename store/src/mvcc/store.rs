@@ -5,7 +5,10 @@
 //! for its pending batch to become readable at once, for the rare read of the past inside a write transaction.
 //! Determinism: nothing here depends on what happens to be cached, only on the sequence of calls.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::{BufMut, Bytes};
 use prost::Message;
@@ -156,7 +159,7 @@ impl Store {
 
     /// Starts a write transaction. Dropped without `end`, it must not have changed anything.
     pub fn write(&mut self) -> Write<'_> {
-        Write { main: self.revision + 1, sub: 0, store: self }
+        Write { main: self.revision + 1, sub: 0, first_events: HashMap::new(), indexed: 0, store: self }
     }
 
     /// Sets the compaction floor. The physical removal is a job of `compact`.
@@ -282,6 +285,9 @@ pub struct Write<'a> {
     store: &'a mut Store,
     main: i64,
     sub: i64,
+    /// The place of each key's first event of this transaction, among the first `indexed` of them.
+    first_events: HashMap<Bytes, usize>,
+    indexed: i64,
 }
 
 impl State for Write<'_> {
@@ -402,8 +408,14 @@ impl Write<'_> {
             return Ok(None);
         }
         if self.get(key).is_some_and(|now| now.mod_revision.main == self.main) {
-            let own = self.store.events.iter().rev().take_while(|event| event.revision == self.main);
-            return Ok(own.filter(|event| event.key == key).last().and_then(|event| event.prev.clone()));
+            // Every change has one event, so those of this transaction are the last `sub`.
+            let events = &self.store.events;
+            let first = events.len() - self.sub as usize;
+            for (at, event) in events.iter().enumerate().skip(first + self.indexed as usize) {
+                self.first_events.entry(event.key.clone()).or_insert(at);
+            }
+            self.indexed = self.sub;
+            return Ok(self.first_events.get(key).and_then(|&at| events[at].prev.clone()));
         }
         self.store.stored(key)
     }

@@ -360,21 +360,34 @@ mod tests {
     use super::*;
     use crate::backend::memory::Memory;
 
+    /// Where a member lives whose disk and backend are simulated.
+    struct Home {
+        disk: Arc<dyn Disk>,
+        memory: Arc<Memory>,
+        config: Config,
+    }
+
+    impl Home {
+        fn new() -> Home {
+            let config = Config { data_dir: "/data".into(), ..Config::default() };
+            Home { disk: Arc::new(disk::Sim::new()), memory: Arc::default(), config }
+        }
+
+        fn start(&self) -> Result<Found, StartError> {
+            let open = |_: &Path| Ok(self.memory.clone() as Arc<dyn Backend>);
+            member(&self.config, self.disk.clone(), &open, wal::Options { segment_bytes: 64 << 10 })
+        }
+    }
+
     #[test]
     fn a_log_that_ends_before_its_commit_index_is_refused() {
-        let disk: Arc<dyn Disk> = Arc::new(disk::Sim::new());
-        let config = Config { data_dir: "/data".into(), ..Config::default() };
-        let memory: Arc<Memory> = Arc::default();
-        let open = |_: &Path| Ok(memory.clone() as Arc<dyn Backend>);
-        let options = wal::Options { segment_bytes: 64 << 10 };
-        let start = || member(&config, disk.clone(), &open, options);
-
-        let mut found = start().unwrap();
+        let home = Home::new();
+        let mut found = home.start().unwrap();
         let state = raftpb::HardState { term: 1, vote: 0, commit: 1000 };
         found.wal.save(Some(&state), []).unwrap();
         found.wal.sync().unwrap();
         drop(found);
-        let Err(error) = start() else { panic!("it started") };
+        let Err(error) = home.start() else { panic!("it started") };
         assert!(error.0.contains("ends at raft index 1, but says that 1000 was committed"), "{error}");
     }
 
@@ -397,15 +410,11 @@ mod tests {
 
     #[test]
     fn of_two_received_snapshots_the_newer_is_installed() {
-        let disk: Arc<dyn Disk> = Arc::new(disk::Sim::new());
-        let config = Config { data_dir: "/data".into(), ..Config::default() };
-        let memory: Arc<Memory> = Arc::default();
-        let open = |_: &Path| Ok(memory.clone() as Arc<dyn Backend>);
-        let options = wal::Options { segment_bytes: 64 << 10 };
-        let start = || member(&config, disk.clone(), &open, options);
+        let home = Home::new();
+        let Home { disk, memory, config } = &home;
         let snap_dir = config.member_dir_path().join("snap");
 
-        let mut found = start().unwrap();
+        let mut found = home.start().unwrap();
         let write = |name: PathBuf, data: &[u8]| {
             let file = disk.create(&name).unwrap();
             file.write_at(data, 0).unwrap();
@@ -415,8 +424,8 @@ mod tests {
             let metadata =
                 raftpb::SnapshotMetadata { index, term: 1, conf_state: found.applied.conf_state.clone() };
             let marker = walpb::Snapshot { index, term: 1, conf_state: Some(metadata.conf_state.clone()) };
-            write(received_path(&snap_dir, index), &received(&memory, index));
-            snap::save(&*disk, &snap_dir, &raftpb::Snapshot { metadata, ..Default::default() }).unwrap();
+            write(received_path(&snap_dir, index), &received(memory, index));
+            snap::save(&**disk, &snap_dir, &raftpb::Snapshot { metadata, ..Default::default() }).unwrap();
             found.wal.save_snapshot(&marker).unwrap();
             let state = raftpb::HardState { term: 1, vote: 0, commit: index };
             found.wal.save(Some(&state), []).unwrap();
@@ -428,7 +437,7 @@ mod tests {
         mark.put(Bucket::Meta, meta::INSTALLING, &5_u64.to_be_bytes());
         memory.write(&mark).unwrap();
 
-        assert_eq!(start().unwrap().applied.index, 9);
-        assert_eq!(start().unwrap().applied.index, 9);
+        assert_eq!(home.start().unwrap().applied.index, 9);
+        assert_eq!(home.start().unwrap().applied.index, 9);
     }
 }
