@@ -271,25 +271,17 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The header of a compaction names a revision that was there once it was done, so it says too late when it took
-    /// effect: before whatever was called after its return, and no later than anything else that anybody claims.
+    /// The header of a compaction names a revision that was there once it was done: no earlier than what had returned
+    /// before it was called nor than the revision it asks for, and possibly later than where it took effect.
     fn date_compactions(&mut self, early: &BTreeSet<OpId>) {
         let history = self.history;
         let is_compaction = |claim: &Claim| matches!(history.op(claim.op).request, Request::Compact { .. });
         let others: Vec<Claim> = self.claims.iter().filter(|claim| !is_compaction(claim)).copied().collect();
-        for claim in self.claims.iter_mut().filter(|claim| is_compaction(claim)) {
-            let after = others
-                .iter()
-                .find(|other| other.rank != Rank::Serializable && other.called_ns > claim.returned_ns);
-            let latest = match after {
-                Some(after) => after.revision - Revision::from(after.rank == Rank::Wrote),
-                None => others.last().map_or(1, |last| last.revision),
-            };
+        for claim in self.claims.iter_mut().filter(|claim| early.contains(&claim.op)) {
             let Request::Compact { revision: floor } = history.op(claim.op).request else { continue };
             let before = others.iter().rev().find(|other| other.returned_ns < claim.called_ns);
             let earliest = before.map_or(1, |before| before.revision).max(floor);
-            let at = if early.contains(&claim.op) { earliest } else { latest.max(floor) };
-            claim.revision = claim.revision.min(at);
+            claim.revision = claim.revision.min(earliest);
         }
         self.claims.sort_by_key(|claim| (claim.revision, claim.rank));
     }
