@@ -111,7 +111,8 @@ impl Member {
         let config = Arc::new(config);
         let disk: Arc<dyn Disk> = Arc::new(disk.clone());
         let open = |_: &Path| Ok(memory.clone() as Arc<dyn Backend>);
-        let found = bootstrap::member(&config, disk.clone(), &open, OPTIONS).map_err(|error| error.0)?;
+        let found =
+            bootstrap::member(&config, None, disk.clone(), &open, OPTIONS).map_err(|error| error.0)?;
         let joints = Joints::new(&found, 1_700_000_000_000);
         let (raft, published) = (joints.raft.clone(), joints.published.clone());
         let backend = Shared::default();

@@ -1,6 +1,7 @@
-//! Everything a member starts from but the log: saved trees, snapshot streams, buckets; and whole data directories.
+//! Everything a member starts from but the log: saved trees, snapshot files, buckets; and whole data directories.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::{Arc, LazyLock},
@@ -106,36 +107,25 @@ pub fn tree_seeds() -> Vec<Vec<u8>> {
     vec![[&[0][..], &small_tree()].concat(), frames.done()]
 }
 
-/// Byte 0: even, then a stream; odd, then chunks whose checksums are right.
+/// Byte 0: even, then a file; odd, then entries (bucket, key, value) that a file is made of.
 pub fn stream(data: &[u8]) {
     let mut input = Input::new(data);
-    let stream = match input.flag() {
+    let file = match input.flag() {
         false => input.rest().to_vec(),
         true => {
-            let mut stream = b"KEELSNP1".to_vec();
-            let mut all = crc32fast::Hasher::new();
+            let mut entries = BTreeMap::new();
             while !input.is_empty() {
-                let payload = input.bytes();
-                if payload.is_empty() {
-                    break;
+                let bucket = Bucket::ALL[usize::from(input.byte()) % Bucket::ALL.len()];
+                let key = input.bytes().to_vec();
+                if bucket != Bucket::Index && !key.is_empty() {
+                    entries.insert((bucket.name(), key), input.bytes().to_vec());
                 }
-                let crc = crc32fast::hash(payload).to_le_bytes();
-                all.update(&crc);
-                stream.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-                stream.extend_from_slice(&crc);
-                stream.extend_from_slice(payload);
             }
-            stream.extend_from_slice(&[0; 4]);
-            stream.extend_from_slice(&all.finalize().to_le_bytes());
-            stream
+            file_of(&entries)
         }
     };
-    let mut records = 0;
-    let mut count = |_: Bucket, _: &[u8], _: &[u8]| {
-        records += 1;
-        Ok(())
-    };
-    if snapshot::read(&mut stream.as_slice(), &mut count).is_err() {
+    let file = file.as_slice();
+    if snapshot::verify(&file).is_err() {
         return;
     }
     let memory = Arc::new(Memory::default());
@@ -143,18 +133,27 @@ pub fn stream(data: &[u8]) {
     stale.put(Bucket::Lease, b"stale", b"");
     stale.put(Bucket::Index, &[0xff; 80], b"stale");
     memory.write(&stale).expect("memory takes everything");
-    snapshot::install(&*memory, 5, &mut stream.as_slice()).expect("a stream that was read installs");
-    for bucket in Bucket::ALL {
-        memory
-            .scan(bucket, &[], None, &mut |_, _| {
-                records -= 1;
-                ControlFlow::Continue(())
-            })
-            .expect("memory");
-    }
-    // A key that comes twice counts once.
-    assert!(records >= 0, "nothing stale is left");
+    let conf_state = raftpb::ConfState { voters: vec![1], ..Default::default() };
+    let metadata = raftpb::SnapshotMetadata { conf_state, index: 5, term: 1 };
+    snapshot::install(&*memory, &metadata, &file).expect("a file that was verified installs");
+    let held = memory.get(Bucket::Lease, b"stale").expect("memory");
+    assert!(held.is_none_or(|value| !value.is_empty()), "nothing stale is left");
     look(&memory);
+}
+
+/// The file with these entries, in the buckets that it must have at least.
+fn file_of(entries: &BTreeMap<(&str, Vec<u8>), Vec<u8>>) -> Vec<u8> {
+    let out = std::io::Cursor::new(Vec::new());
+    let mut writer = bbolt::Writer::seeking(bbolt::PAGE_SIZE, out).expect("a Vec takes everything");
+    let mut names: BTreeSet<&str> = entries.keys().map(|(name, _)| *name).collect();
+    names.extend([Bucket::Key.name(), Bucket::Meta.name()]);
+    for name in names {
+        writer.bucket(name.as_bytes()).expect("names ascend");
+        for ((_, key), value) in entries.iter().filter(|((bucket, _), _)| *bucket == name) {
+            writer.entry(key, value).expect("keys ascend");
+        }
+    }
+    writer.finish().expect("a Vec takes everything").into_inner()
 }
 
 pub fn stream_seeds() -> Vec<Vec<u8>> {
@@ -166,17 +165,11 @@ pub fn stream_seeds() -> Vec<Vec<u8>> {
         true
     });
     sent.expect("memory streams");
-    let record = |bucket: Bucket, key: &[u8], value: &[u8]| {
-        let mut record = vec![bucket as u8];
-        record.extend_from_slice(&(key.len() as u32).to_le_bytes());
-        record.extend_from_slice(&(value.len() as u32).to_le_bytes());
-        [&record[..], key, value].concat()
-    };
-    let mut chunks = Script::default().byte(1);
+    let mut entries = Script::default().byte(1);
     for (bucket, key, value) in records() {
-        chunks = chunks.bytes(&record(bucket, &key, &value));
+        entries = entries.byte(bucket as u8).bytes(&key).bytes(&value);
     }
-    vec![stream, chunks.done()]
+    vec![stream, entries.done()]
 }
 
 /// A store of a few keys, as its records.

@@ -23,7 +23,7 @@ use proto::{
 use crate::{
     backend::{Bucket, schema::meta},
     lease::{self, GrantError, Lessor, NotFound},
-    membership::{Change, ChangeError, Membership},
+    membership::{Change, ChangeError, MAX_LEARNERS, Membership},
     mutant::{self, Mutant},
     mvcc::{MvccError, State, Store},
 };
@@ -103,6 +103,8 @@ pub struct Applier {
     pub alarms: Alarms,
     /// Monotonic time of this member in milliseconds; only what the leader alone does depends on it.
     pub now_ms: u64,
+    /// As all members must have it.
+    pub max_learners: u64,
     consistent: (u64, u64),
     membership_changed: bool,
 }
@@ -122,6 +124,7 @@ impl Applier {
             membership,
             alarms,
             now_ms: 0,
+            max_learners: MAX_LEARNERS,
             consistent: (consistent_index, term),
             membership_changed: true,
         }
@@ -188,7 +191,7 @@ impl Applier {
 
     fn conf_change(&mut self, change: &raftpb::ConfChange) -> Applied {
         self.membership_changed = true;
-        let result = self.membership.change(change, self.store.batch());
+        let result = self.membership.change(change, self.max_learners, self.store.batch());
         let mut applied = unknown(change.id);
         match result {
             Ok(done) => {
@@ -215,7 +218,7 @@ impl Applier {
                 node_id: single.node_id,
                 context: change.context.clone(),
             };
-            match self.membership.change(&change, self.store.batch()) {
+            match self.membership.change(&change, self.max_learners, self.store.batch()) {
                 Ok(carried_out) => {
                     done = Some(carried_out);
                     true
@@ -283,6 +286,11 @@ impl Applier {
         } else if let Some(version) = request.cluster_version_set {
             self.membership_changed = true;
             self.membership.set_version(&version.ver, self.store.batch());
+            Ok(Response::None)
+        } else if let Some(downgrade) = request.downgrade_info_set {
+            self.membership_changed = true;
+            let target = downgrade.enabled.then_some(downgrade.ver.as_str());
+            self.membership.set_downgrade(target, self.store.batch());
             Ok(Response::None)
         } else if let Some(attributes) = request.cluster_member_attr_set {
             self.member_attributes(attributes);

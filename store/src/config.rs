@@ -176,6 +176,8 @@ pub struct Config {
     /// 0: see [`Config::value_cache_budget_bytes`].
     pub value_cache_bytes: u64,
 
+    /// Go on alone, without the other members.
+    pub force_new_cluster: bool,
     /// Acknowledge before data is on disk. Only for tests.
     pub unsafe_no_fsync: bool,
 }
@@ -244,6 +246,7 @@ impl Default for Config {
             max_inflight_proposals: 10_000,
             max_apply_lag_entries: 5000,
             value_cache_bytes: 0,
+            force_new_cluster: false,
             unsafe_no_fsync: false,
         }
     }
@@ -346,10 +349,6 @@ impl Config {
         }
         let usual = Config::default();
         let without_effect = [
-            ("corrupt-check-time", self.corrupt_check_time != usual.corrupt_check_time),
-            ("compact-hash-check-time", self.compact_hash_check_time != usual.compact_hash_check_time),
-            ("max-learners", self.max_learners != usual.max_learners),
-            ("strict-reconfig-check", self.strict_reconfig_check != usual.strict_reconfig_check),
             (
                 "warning-unary-request-duration",
                 self.warning_unary_request_duration != usual.warning_unary_request_duration,

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use store::{
     config::{Command, Config},
     log,
+    node::fatal::End,
     server::Server,
 };
 
@@ -50,16 +51,23 @@ fn main() -> ExitCode {
         tracing::warn!(subject = warning.subject, "{}", warning.message);
     }
     match run(*config) {
-        Ok(signal) => die_by(signal),
-        Err(reason) => {
+        Ok(Ending::Signal(signal)) => die_by(signal),
+        // As etcd: nothing is left to do.
+        Ok(Ending::ByItself(End::Removed)) => ExitCode::SUCCESS,
+        Ok(Ending::ByItself(End::Failed(reason))) | Err(reason) => {
             tracing::error!(error = reason, "the server ended");
             ExitCode::FAILURE
         }
     }
 }
 
-/// Serves until a signal comes; returns its number.
-fn run(config: Config) -> Result<i32, String> {
+enum Ending {
+    Signal(i32),
+    ByItself(End),
+}
+
+/// Serves until a signal comes, or the member has to stop.
+fn run(config: Config) -> Result<Ending, String> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|it| it.to_string())?;
     let urls =
@@ -85,14 +93,14 @@ fn run(config: Config) -> Result<i32, String> {
                     tracing::info!(%address, "serving client traffic insecurely; this is strongly discouraged!");
                 }
             }
-            signal = &mut signal => return signal,
+            signal = &mut signal => return signal.map(Ending::Signal),
         }
         tokio::select! {
-            signal = signal => signal,
-            reason = server.failed() => Err(reason),
+            signal = signal => signal.map(Ending::Signal),
+            end = server.ended() => Ok(Ending::ByItself(end)),
         }
     });
-    if let Ok(signal) = &outcome {
+    if let Ok(Ending::Signal(signal)) = &outcome {
         tracing::info!(signal, "received signal; shutting down");
     }
     tracing::info!(data_dir = %data_dir.display(), "closing etcd server");

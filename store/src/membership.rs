@@ -4,6 +4,8 @@
 //! that changed it. A removed ID never comes back. Member JSON is etcd's, on disk and on the wire.
 //! Source: etcd `server/etcdserver/api/membership`.
 
+mod v2;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{etcdserverpb, raftpb};
@@ -60,6 +62,21 @@ impl Member {
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("a member is plain data")
     }
+
+    /// A member has no name until it has published it.
+    pub fn has_started(&self) -> bool {
+        !self.name.is_empty()
+    }
+}
+
+/// Votes that decide among `voters`.
+pub fn quorum(voters: usize) -> usize {
+    voters / 2 + 1
+}
+
+/// Context of the conf change that makes a learner a voter.
+pub fn promotion(id: u64) -> String {
+    format!(r#"{{"id":{id},"peerURLs":null,"isPromote":true}}"#)
 }
 
 /// Context of a conf change: a member, or the mark of a promotion.
@@ -71,6 +88,15 @@ struct Context {
     is_promote: bool,
 }
 
+/// As it is stored.
+#[derive(Serialize, Deserialize)]
+struct Downgrade {
+    #[serde(rename = "target-version", default)]
+    target_version: String,
+    #[serde(default)]
+    enabled: bool,
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Membership {
     pub cluster_id: u64,
@@ -78,7 +104,12 @@ pub struct Membership {
     removed: BTreeSet<u64>,
     /// e.g. `3.5.0`; `None` until the leader has decided it.
     version: Option<String>,
+    /// The version that the cluster is on its way down to.
+    downgrade: Option<String>,
 }
+
+/// Learners that a cluster may have unless `--max-learners` says otherwise; fixed up to etcd 3.5.
+pub const MAX_LEARNERS: u64 = 1;
 
 /// What a committed conf change did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +128,7 @@ pub enum ChangeError {
     IdNotFound,
     PeerUrlExists,
     NotLearner,
+    TooManyLearners,
     Malformed,
 }
 
@@ -125,6 +157,11 @@ impl Membership {
         membership.version = backend
             .get(Bucket::Cluster, schema::CLUSTER_VERSION)?
             .map(|version| String::from_utf8_lossy(&version).into_owned());
+        membership.downgrade = backend
+            .get(Bucket::Cluster, schema::DOWNGRADE)?
+            .and_then(|json| serde_json::from_slice::<Downgrade>(&json).ok())
+            .filter(|downgrade| downgrade.enabled)
+            .map(|downgrade| downgrade.target_version);
         malformed.map_or(Ok(membership), |text| Err(backend::BackendError(text)))
     }
 
@@ -143,6 +180,35 @@ impl Membership {
         raftpb::ConfState { voters: ids(false), learners: ids(true), ..Default::default() }
     }
 
+    pub fn voters(&self) -> impl Iterator<Item = &Member> {
+        self.members().filter(|member| !member.is_learner)
+    }
+
+    /// Whether the voters that have started would still be a quorum with one more, who has not. A second member may
+    /// always join the first: that is how a cluster is rebuilt.
+    pub fn may_add_voter(&self) -> bool {
+        let (voters, started) = self.count_voters(None);
+        (voters, started) == (1, 1) || started >= quorum(voters + 1)
+    }
+
+    /// Whether the voters that have started would be a quorum without this one.
+    pub fn may_remove_voter(&self, id: u64) -> bool {
+        let (voters, started) = self.count_voters(Some(id));
+        started >= quorum(voters)
+    }
+
+    /// Whether the voters that have started would be a quorum with one more, who has.
+    pub fn may_promote(&self) -> bool {
+        let (voters, started) = self.count_voters(None);
+        started + 1 >= quorum(voters + 1)
+    }
+
+    /// (voters, those of them that have started), without `except`.
+    fn count_voters(&self, except: Option<u64>) -> (usize, usize) {
+        let voters = self.voters().filter(|member| Some(member.id) != except);
+        voters.fold((0, 0), |(all, started), member| (all + 1, started + usize::from(member.has_started())))
+    }
+
     pub fn is_removed(&self, id: u64) -> bool {
         self.removed.contains(&id)
     }
@@ -156,6 +222,19 @@ impl Membership {
         self.version = Some(version.into());
     }
 
+    /// e.g. `3.4.0`, while the cluster is on its way down to it.
+    pub fn downgrade(&self) -> Option<&str> {
+        self.downgrade.as_deref()
+    }
+
+    pub fn set_downgrade(&mut self, target: Option<&str>, batch: &mut Batch) {
+        let stored =
+            Downgrade { target_version: target.unwrap_or_default().into(), enabled: target.is_some() };
+        let json = serde_json::to_vec(&stored).expect("plain data");
+        batch.put(Bucket::Cluster, schema::DOWNGRADE, &json);
+        self.downgrade = target.map(Into::into);
+    }
+
     pub fn set_attributes(&mut self, id: u64, name: &str, client_urls: &[String], batch: &mut Batch) {
         if let Some(member) = self.members.get_mut(&id) {
             member.name = name.into();
@@ -165,7 +244,12 @@ impl Membership {
     }
 
     /// Checks a committed conf change against the members as they are, and carries it out.
-    pub fn change(&mut self, change: &raftpb::ConfChange, batch: &mut Batch) -> Result<Change, ChangeError> {
+    pub fn change(
+        &mut self,
+        change: &raftpb::ConfChange,
+        max_learners: u64,
+        batch: &mut Batch,
+    ) -> Result<Change, ChangeError> {
         use raftpb::ConfChangeType::*;
         if self.removed.contains(&change.node_id) {
             return Err(ChangeError::IdRemoved);
@@ -199,6 +283,10 @@ impl Membership {
                 }
                 if url_taken(&self.members, &member) {
                     return Err(ChangeError::PeerUrlExists);
+                }
+                let learners = self.members().filter(|member| member.is_learner).count() as u64;
+                if change_type == ConfChangeAddLearnerNode && member.is_learner && learners >= max_learners {
+                    return Err(ChangeError::TooManyLearners);
                 }
                 store_member(&member, batch);
                 self.members.insert(member.id, member.clone());
@@ -259,33 +347,80 @@ mod tests {
         let mut membership = Membership::new(1);
         let mut batch = Batch::default();
         let learner = r#"{"id":2,"peerURLs":["http://b:1"],"isLearner":true}"#;
-        assert!(membership.change(&change(ConfChangeAddLearnerNode, 2, learner), &mut batch).is_ok());
+        assert!(
+            membership
+                .change(&change(ConfChangeAddLearnerNode, 2, learner), MAX_LEARNERS, &mut batch)
+                .is_ok()
+        );
         assert_eq!(
-            membership.change(&change(ConfChangeAddNode, 2, learner), &mut batch),
+            membership.change(&change(ConfChangeAddNode, 2, learner), MAX_LEARNERS, &mut batch),
             Err(ChangeError::IdExists)
         );
         let promote = r#"{"id":2,"peerURLs":null,"isPromote":true}"#;
         assert_eq!(
-            membership.change(&change(ConfChangeAddNode, 2, promote), &mut batch),
+            membership.change(&change(ConfChangeAddNode, 2, promote), MAX_LEARNERS, &mut batch),
             Ok(Change::Promoted(2))
         );
         assert_eq!(
-            membership.change(&change(ConfChangeAddNode, 2, promote), &mut batch),
+            membership.change(&change(ConfChangeAddNode, 2, promote), MAX_LEARNERS, &mut batch),
             Err(ChangeError::NotLearner)
         );
         assert_eq!(membership.get(2).unwrap().peer_urls, ["http://b:1"]);
+        assert_eq!(promotion(2), promote);
         let same_url = r#"{"id":3,"peerURLs":["http://b:1"]}"#;
         assert_eq!(
-            membership.change(&change(ConfChangeAddNode, 3, same_url), &mut batch),
+            membership.change(&change(ConfChangeAddNode, 3, same_url), MAX_LEARNERS, &mut batch),
             Err(ChangeError::PeerUrlExists)
         );
         assert_eq!(
-            membership.change(&change(ConfChangeRemoveNode, 2, ""), &mut batch),
+            membership.change(&change(ConfChangeRemoveNode, 2, ""), MAX_LEARNERS, &mut batch),
             Ok(Change::Removed(2))
         );
         assert_eq!(
-            membership.change(&change(ConfChangeAddNode, 2, learner), &mut batch),
+            membership.change(&change(ConfChangeAddNode, 2, learner), MAX_LEARNERS, &mut batch),
             Err(ChangeError::IdRemoved)
         );
+    }
+
+    /// `started` of `voters` have.
+    fn cluster(voters: u64, started: u64) -> Membership {
+        let mut membership = Membership::new(1);
+        for id in 1..=voters {
+            let name = if id <= started { format!("m{id}") } else { String::new() };
+            membership.members.insert(id, Member { id, name, ..Member::default() });
+        }
+        membership
+    }
+
+    #[test]
+    fn those_who_have_started_must_stay_a_quorum() {
+        assert!(cluster(1, 1).may_add_voter());
+        assert!(!cluster(2, 1).may_add_voter());
+        assert!(cluster(2, 2).may_add_voter());
+        assert!(!cluster(4, 2).may_add_voter());
+        assert!(cluster(4, 3).may_add_voter());
+
+        assert!(!cluster(1, 1).may_remove_voter(1));
+        assert!(!cluster(2, 1).may_remove_voter(1));
+        assert!(cluster(2, 1).may_remove_voter(2));
+        assert!(cluster(3, 3).may_remove_voter(1));
+        assert!(!cluster(3, 2).may_remove_voter(1));
+
+        assert!(cluster(1, 1).may_promote());
+        assert!(cluster(2, 1).may_promote());
+        assert!(!cluster(4, 1).may_promote());
+    }
+
+    #[test]
+    fn learners_are_limited() {
+        use raftpb::ConfChangeType::*;
+        let mut membership = cluster(1, 1);
+        let mut batch = Batch::default();
+        let learner = |id| format!(r#"{{"id":{id},"peerURLs":["http://l{id}:1"],"isLearner":true}}"#);
+        let first = change(ConfChangeAddLearnerNode, 2, &learner(2));
+        assert!(membership.change(&first, 1, &mut batch).is_ok());
+        let second = change(ConfChangeAddLearnerNode, 3, &learner(3));
+        assert_eq!(membership.change(&second, 1, &mut batch), Err(ChangeError::TooManyLearners));
+        assert!(membership.change(&second, 2, &mut batch).is_ok());
     }
 }

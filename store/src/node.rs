@@ -15,6 +15,7 @@ pub mod apply_loop;
 pub mod backend_loop;
 pub mod build;
 pub mod clock;
+pub mod corruption;
 pub mod fatal;
 pub mod handler;
 pub mod lane;
@@ -24,6 +25,7 @@ pub mod metrics;
 pub mod part;
 pub mod proposal;
 pub mod raft_loop;
+pub mod reconfigure;
 pub mod runtime;
 pub mod snapshot;
 pub mod status;
@@ -39,7 +41,7 @@ use std::{
 
 use prost::Message;
 use proto::{etcdserverpb as pb, leasepb, raftpb};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::{
     apply::{ApplyError, Response},
@@ -60,6 +62,7 @@ use mailbox::Sender;
 use metrics::Metrics;
 use proposal::Operation;
 use runtime::Runtime;
+use snapshot::{Frozen, SnapshotError};
 use status::Status;
 use transport::Ask;
 use wait::Waits;
@@ -84,6 +87,11 @@ pub enum RequestError {
     LeaderChanged,
     BadTransferee,
     TransferTimeout,
+    /// Too few voters have started for the members to change so.
+    NotEnoughStarted,
+    /// Too few voters are connected for the members to change so.
+    Unhealthy,
+    LearnerNotReady,
     Stopped,
 }
 
@@ -118,6 +126,9 @@ pub struct Node {
     pub(crate) others: Arc<dyn Ask>,
     pub(crate) runtime: Runtime,
     pub(crate) clock: Clock,
+    /// The time of day when the clock began.
+    pub(crate) started_unix_ms: u64,
+    pub(crate) snapshots: Arc<Semaphore>,
 }
 
 impl Node {
@@ -150,21 +161,38 @@ impl Node {
     }
 
     fn encode(&self, operation: &impl Operation) -> Result<(u64, raftpb::Entry), RequestError> {
+        self.check_load()?;
+        let id = self.ids.next();
+        let data = self.check_size(proposal::encode(id, operation))?;
+        Ok((id, raftpb::Entry { data: Some(data.into()), ..Default::default() }))
+    }
+
+    /// As `propose`, for what members up to 3.5 know only as an operation on etcd's v2 store: PUTs `value` at `path`.
+    pub async fn propose_v2(&self, path: String, value: String) -> Result<(), RequestError> {
+        self.check_load()?;
+        let id = self.ids.next();
+        let request = pb::Request { id, method: "PUT".into(), path, val: value, ..Default::default() };
+        let data = self.check_size(request.encode_to_vec())?;
+        let entry = raftpb::Entry { data: Some(data.into()), ..Default::default() };
+        self.wait_for(id, entry).await.map(drop)
+    }
+
+    /// Refuses new proposals while too much is under way.
+    fn check_load(&self) -> Result<(), RequestError> {
         let status = &self.status;
         let lag =
             status.committed.load(Ordering::Acquire).saturating_sub(status.applied.load(Ordering::Acquire));
-        if lag > self.config.max_apply_lag_entries
+        let busy = lag > self.config.max_apply_lag_entries
             || self.waits.count() as u64 >= self.config.max_inflight_proposals
-            || status.backlog_bytes.load(Ordering::Relaxed) > MAX_BACKLOG_BYTES
-        {
-            return Err(RequestError::TooManyRequests);
-        }
-        let id = self.ids.next();
-        let data = proposal::encode(id, operation);
+            || status.backlog_bytes.load(Ordering::Relaxed) > MAX_BACKLOG_BYTES;
+        if busy { Err(RequestError::TooManyRequests) } else { Ok(()) }
+    }
+
+    fn check_size(&self, data: Vec<u8>) -> Result<Vec<u8>, RequestError> {
         if data.len() as u64 > self.config.max_request_bytes {
             return Err(RequestError::TooLarge);
         }
-        Ok((id, raftpb::Entry { data: Some(data.into()), ..Default::default() }))
+        Ok(data)
     }
 
     async fn wait_for(&self, id: u64, entry: raftpb::Entry) -> Result<Response, RequestError> {
@@ -352,6 +380,29 @@ impl Node {
             Ok((crc, view.revision))
         })
         .await
+    }
+
+    /// All that is applied now as a file, its length first. Blocks; `begin` and `send` may too.
+    pub fn save(
+        &self,
+        begin: impl FnOnce(u64),
+        send: &mut dyn FnMut(bytes::Bytes) -> bool,
+    ) -> Result<(), SnapshotError> {
+        let backend = self.reader.backend();
+        let wanted = self.status.applied.load(Ordering::Acquire);
+        transport::wait_for_backend(&**backend, &self.backend_loop, wanted);
+        // No compaction or received snapshot takes away what is read here: it stands still.
+        let frozen = Frozen::of(&**backend)?;
+        if frozen.metadata.index < wanted {
+            return Err(SnapshotError::TooOld { wanted, found: frozen.metadata.index });
+        }
+        begin(frozen.size_bytes());
+        frozen.send(send)
+    }
+
+    /// The right to save a snapshot: each keeps a thread and a frozen state for as long as its receiver takes.
+    pub fn may_save(&self) -> Result<OwnedSemaphorePermit, RequestError> {
+        self.snapshots.clone().try_acquire_owned().map_err(|_| RequestError::TooManyRequests)
     }
 
     /// Renews a lease; TTL 0 when there is none. Asks the leader if that is another member.
@@ -548,6 +599,8 @@ impl Node {
 
 /// Bytes that may be applied and not yet written to the backend.
 const MAX_BACKLOG_BYTES: u64 = 128 << 20;
+/// Snapshots saved at the same time.
+const MAX_SNAPSHOTS: usize = 4;
 /// Pause before a leader is looked for again.
 const LEADER_RETRY: Duration = Duration::from_millis(50);
 

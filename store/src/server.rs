@@ -1,12 +1,16 @@
 //! The server: a member with its listeners, started from a plain config and stopped cleanly.
 //!
-//! `bootstrap` finds or founds the member on disk; here its threads are started and joined up. Several servers run in
+//! `bootstrap` finds or founds the member on disk, after `join` has asked the cluster it was added to, or `force` has
+//! left it alone; here its threads are started and joined up. Several servers run in
 //! one process without sharing anything; each owns one runtime for peers and background work, and its edge threads.
 //! Stopping hands leadership on, lets requests under way finish, and leaves everything durable.
 
 #![expect(clippy::disallowed_methods, reason = "assembly: sockets, threads and the data directory")]
 
 pub mod bootstrap;
+mod force;
+pub mod join;
+mod takeover;
 
 use std::{
     io,
@@ -22,7 +26,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     api::edge::{Edge, Serves},
-    config::{self, Config, Url},
+    config::{self, ClusterState, Config, Feature, Url},
     disk,
     membership::{Change, Membership},
     node::{
@@ -31,7 +35,8 @@ use crate::{
         backend_loop,
         build::{self, Found, Joints, Links},
         clock::Clock,
-        fatal::Fatal,
+        corruption,
+        fatal::{End, Fatal},
         handler::PeerHandler,
         leader, mailbox, part, raft_loop,
         transport::Peers,
@@ -39,6 +44,7 @@ use crate::{
     },
     peer::{self, Transport},
 };
+use join::Joined;
 
 /// Why a server could not start.
 #[derive(Debug)]
@@ -59,6 +65,9 @@ fn failed<E: std::fmt::Display>(what: &str) -> impl FnOnce(E) -> StartError {
 /// How long a stopping leader waits for its successor, in tenths of an election timeout: raft gives a transfer up after
 /// ten.
 const TRANSFER_TENTHS: u64 = 15;
+
+/// How long a member that was removed goes on.
+const REMOVAL_DELAY: Duration = Duration::from_secs(1);
 
 pub struct Server {
     node: Arc<Node>,
@@ -89,8 +98,32 @@ impl Server {
             Listeners::open(&config)?
         };
         let disk: Arc<dyn disk::Disk> = Arc::new(disk::Os);
-        let found = bootstrap::bootstrap(&config, disk.clone())?;
-        Server::assemble(config, disk, found, runtime, listeners)
+        let joined = Server::arrive(&config, &*disk, &runtime)?;
+        let found = bootstrap::bootstrap(&config, joined.as_ref(), disk.clone())?;
+        let server = Server::assemble(config, disk, found, runtime, listeners)?;
+        for member in joined.iter().flat_map(|it| &it.members) {
+            // Their messages may come before the log that makes them members.
+            let _ = server.node.transport().map(|it| it.add_remote(member.id, &member.peer_urls));
+        }
+        Ok(server)
+    }
+
+    /// What a member without data does before it begins: checks what it was told, and meets the cluster it joins.
+    fn arrive(
+        config: &Config,
+        disk: &dyn disk::Disk,
+        runtime: &tokio::runtime::Runtime,
+    ) -> Result<Option<Joined>, StartError> {
+        if bootstrap::exists(config, disk)? {
+            return Ok(None);
+        }
+        if config.initial_cluster_state == ClusterState::Existing {
+            return runtime.block_on(join::find(config, &node::peer_client(config))).map(Some);
+        }
+        let initial = config.initial_cluster().map_err(|error| StartError(error.0))?;
+        initial.verify(&config.name).map_err(|error| StartError(error.0))?;
+        join::verify_advertised(config, &initial)?;
+        Ok(None)
     }
 
     fn assemble(
@@ -131,7 +164,12 @@ impl Server {
             raft: joints.raft.clone(),
             runtime: runtime.handle().clone(),
         });
-        let members = Members { id, transport: transport.clone(), fatal: joints.fatal.clone() };
+        let members = Members {
+            id,
+            transport: transport.clone(),
+            runtime: runtime.handle().clone(),
+            fatal: joints.fatal.clone(),
+        };
         let (wal_sender, backend_sender) = (joints.wal.clone(), joints.backend.clone());
         let links = Links {
             disk,
@@ -178,6 +216,10 @@ impl Server {
             client_addresses: Vec::new(),
             stopped: false,
         };
+        if server.node.config.feature_gates.enabled(Feature::InitialCorruptCheck) {
+            let check = corruption::check_at_start(&server.node);
+            server.runtime.as_ref().map_or(Ok(()), |it| it.block_on(check)).map_err(StartError)?;
+        }
         server.listen(listeners, &transport);
         Ok(server)
     }
@@ -199,6 +241,15 @@ impl Server {
         runtime.spawn(leader::publish(self.node.clone()));
         runtime.spawn(leader::monitor_version(self.node.clone()));
         runtime.spawn(self.node.clone().expire_requests());
+        let config = &self.node.config;
+        if !config.corrupt_check_time.is_zero() {
+            runtime.spawn(corruption::check_periodically(self.node.clone(), config.corrupt_check_time));
+        }
+        if config.feature_gates.enabled(Feature::CompactHashCheck)
+            && !config.compact_hash_check_time.is_zero()
+        {
+            runtime.spawn(corruption::check_compactions(self.node.clone(), config.compact_hash_check_time));
+        }
         // Checked when the config was.
         if let Ok(Some(mode)) = self.node.config.auto_compaction() {
             runtime.spawn(leader::auto_compact(self.node.clone(), mode));
@@ -218,9 +269,9 @@ impl Server {
     }
 
     /// Returns when the member had to stop by itself, with the reason.
-    pub async fn failed(&self) -> String {
+    pub async fn ended(&self) -> End {
         self.node.fatal.happened().await;
-        self.node.fatal.reason().unwrap_or_default().to_owned()
+        self.node.fatal.reason().cloned().expect("it happened")
     }
 
     pub fn node(&self) -> &Arc<Node> {
@@ -335,6 +386,7 @@ fn random(seed: u64) -> crate::raft::driver::Random {
 struct Members {
     id: u64,
     transport: Transport,
+    runtime: tokio::runtime::Handle,
     fatal: Arc<Fatal>,
 }
 
@@ -346,7 +398,12 @@ impl MemberChanges for Members {
                 self.transport.update_peer(member.id, &member.peer_urls)
             }
             Change::Removed(id) if *id == self.id => {
-                self.fatal.set("the member has been permanently removed from the cluster".into());
+                // Who asked for it may wait for the answer here.
+                let fatal = self.fatal.clone();
+                self.runtime.spawn(async move {
+                    tokio::time::sleep(REMOVAL_DELAY).await;
+                    fatal.set_removed();
+                });
                 Ok(())
             }
             Change::Removed(id) => {

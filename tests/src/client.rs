@@ -10,10 +10,11 @@ use proto::etcdserverpb::lease_client::LeaseClient;
 use proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use proto::etcdserverpb::watch_client::WatchClient;
 use proto::etcdserverpb::{
-    DeleteRangeRequest, HashKvRequest, HashKvResponse, LeaseGrantRequest, LeaseKeepAliveRequest,
-    LeaseKeepAliveResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, MoveLeaderRequest, PutRequest,
-    RangeRequest, RangeResponse, RequestOp, StatusRequest, StatusResponse, WatchCreateRequest, WatchRequest,
-    WatchResponse, request_op, watch_request,
+    CompactionRequest, DeleteRangeRequest, HashKvRequest, HashKvResponse, LeaseGrantRequest,
+    LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, Member,
+    MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest,
+    MoveLeaderRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, StatusRequest, StatusResponse,
+    WatchCreateRequest, WatchRequest, WatchResponse, request_op, watch_request,
 };
 use proto::mvccpb::KeyValue;
 use tokio::sync::mpsc;
@@ -102,8 +103,38 @@ impl Client {
         Ok(self.maintenance.clone().hash_kv(HashKvRequest { revision }).await?.into_inner())
     }
 
+    /// Returns when all that the compaction removes is gone.
+    pub async fn compact(&self, revision: i64) -> Result<(), Status> {
+        let request = CompactionRequest { revision, physical: true };
+        self.kv.clone().compact(request).await.map(drop)
+    }
+
     pub async fn move_leader(&self, target: u64) -> Result<(), Status> {
         self.maintenance.clone().move_leader(MoveLeaderRequest { target_id: target }).await.map(drop)
+    }
+
+    pub async fn members(&self) -> Result<Vec<Member>, Status> {
+        let request = MemberListRequest { linearizable: true };
+        Ok(self.cluster.clone().member_list(request).await?.into_inner().members)
+    }
+
+    /// Answers with the ID of the new member.
+    pub async fn add_member(&self, peer_url: &str, is_learner: bool) -> Result<u64, Status> {
+        let request = MemberAddRequest { peer_ur_ls: vec![peer_url.into()], is_learner };
+        Ok(self.cluster.clone().member_add(request).await?.into_inner().member.unwrap_or_default().id)
+    }
+
+    pub async fn remove_member(&self, id: u64) -> Result<Vec<Member>, Status> {
+        Ok(self.cluster.clone().member_remove(MemberRemoveRequest { id }).await?.into_inner().members)
+    }
+
+    pub async fn update_member(&self, id: u64, peer_url: &str) -> Result<Vec<Member>, Status> {
+        let request = MemberUpdateRequest { id, peer_ur_ls: vec![peer_url.into()] };
+        Ok(self.cluster.clone().member_update(request).await?.into_inner().members)
+    }
+
+    pub async fn promote_member(&self, id: u64) -> Result<Vec<Member>, Status> {
+        Ok(self.cluster.clone().member_promote(MemberPromoteRequest { id }).await?.into_inner().members)
     }
 
     pub async fn grant(&self, id: i64, ttl: i64) -> Result<i64, Status> {

@@ -110,6 +110,34 @@ impl Cluster {
         Cluster::builder(binary, size).start().await
     }
 
+    /// The same members, from now on run by another program: their ports, flags and data directories stay.
+    pub fn continued_by(mut self, binary: &Binary) -> Cluster {
+        self.kill_all();
+        for member in &mut self.members {
+            *member.program.last_mut().expect("a program") = binary.path.display().to_string();
+        }
+        self
+    }
+
+    /// Lays out one more member, as an operator does who has added `peer_url` before: it joins those that are there.
+    pub fn newcomer(&self, binary: &Binary, name: &str, peer_url: &str, more: &[&str]) -> Member {
+        let client_url = format!("http://127.0.0.1:{}", free_port(&Host::loopback()));
+        let others = self.members.iter().map(|member| format!("{}={}", member.name, member.peer_url));
+        let initial: Vec<String> = others.chain([format!("{name}={peer_url}")]).collect();
+        let args = [
+            format!("--name={name}"),
+            format!("--listen-client-urls={client_url}"),
+            format!("--advertise-client-urls={client_url}"),
+            format!("--listen-peer-urls={peer_url}"),
+            format!("--initial-advertise-peer-urls={peer_url}"),
+            format!("--initial-cluster={}", initial.join(",")),
+            "--initial-cluster-state=existing".to_string(),
+        ];
+        let args = args.into_iter().chain(more.iter().map(ToString::to_string)).collect();
+        let host = Host::loopback();
+        Member::new(binary, &host, self.dir.path(), name, client_url, peer_url.to_string(), args)
+    }
+
     /// Space for files of the test, removed with the cluster.
     pub fn path(&self) -> &Path {
         self.dir.path()
@@ -337,6 +365,11 @@ impl Drop for Member {
             println!("--- log of {}\n{}", self.name, self.log_end());
         }
     }
+}
+
+/// A peer URL on loopback that nobody else uses.
+pub fn free_url() -> String {
+    format!("http://127.0.0.1:{}", free_port(&Host::loopback()))
 }
 
 /// A TCP port no one listens on, not handed out before by this process. It lies below the range that

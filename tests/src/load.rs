@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use proto::etcdserverpb::TxnRequest;
@@ -28,33 +28,75 @@ pub struct Ack {
 
 pub struct Load {
     stop: watch::Sender<bool>,
-    acknowledged: Arc<watch::Sender<u64>>,
+    clients: watch::Sender<Vec<Client>>,
+    progress: Arc<watch::Sender<Progress>>,
     tasks: Vec<JoinHandle<Vec<Ack>>>,
+}
+
+/// How far all writers are together.
+#[derive(Clone, Copy)]
+struct Progress {
+    acknowledged: u64,
+    last: Instant,
+    longest_pause: Duration,
+}
+
+/// What a writer needs.
+struct Writer {
+    prefix: String,
+    number: usize,
+    /// Between two writes.
+    pace: Option<Duration>,
+    clients: watch::Receiver<Vec<Client>>,
+    stopped: watch::Receiver<bool>,
+    progress: Arc<watch::Sender<Progress>>,
 }
 
 impl Load {
     /// Starts `workers` writers under `prefix`, spread over the clients; a writer moves to the next client
     /// after an error.
     pub fn start(prefix: &str, clients: &[Client], workers: usize) -> Load {
+        Load::paced(prefix, clients, workers, None)
+    }
+
+    /// As `start`; together the writers write so many times a second at most.
+    pub fn paced(prefix: &str, clients: &[Client], workers: usize, per_second: Option<u32>) -> Load {
         let (stop, stopped) = watch::channel(false);
-        let acknowledged = Arc::new(watch::channel(0).0);
-        let worker = |n: usize| {
-            let (clients, stopped) = (clients.to_vec(), stopped.clone());
-            tokio::spawn(write(format!("{prefix}/{n:02}"), clients, n, stopped, acknowledged.clone()))
+        let (clients, given) = watch::channel(clients.to_vec());
+        let began = Progress { acknowledged: 0, last: Instant::now(), longest_pause: Duration::ZERO };
+        let progress = Arc::new(watch::channel(began).0);
+        let worker = |number: usize| {
+            tokio::spawn(write(Writer {
+                prefix: format!("{prefix}/{number:02}"),
+                number,
+                pace: per_second.map(|rate| Duration::from_secs(workers as u64) / rate),
+                clients: given.clone(),
+                stopped: stopped.clone(),
+                progress: progress.clone(),
+            }))
         };
-        Load { tasks: (0..workers).map(worker).collect(), stop, acknowledged }
+        Load { tasks: (0..workers).map(worker).collect(), stop, clients, progress }
+    }
+
+    /// From now on the writers use these clients.
+    pub fn use_clients(&self, clients: &[Client]) {
+        self.clients.send_replace(clients.to_vec());
+    }
+
+    /// The longest time so far in which nothing was acknowledged.
+    pub fn longest_pause(&self) -> Duration {
+        let progress = self.progress.borrow();
+        progress.longest_pause.max(progress.last.elapsed())
     }
 
     /// Waits until `more` further writes are acknowledged.
     pub async fn progress(&self, more: u64, limit: Duration) {
-        let mut count = self.acknowledged.subscribe();
-        let goal = *count.borrow() + more;
-        let reached = tokio::time::timeout(limit, count.wait_for(|&n| n >= goal)).await.is_ok();
-        assert!(
-            reached,
-            "only {} of {goal} writes acknowledged within {limit:?}",
-            *self.acknowledged.borrow()
-        );
+        let mut progress = self.progress.subscribe();
+        let goal = progress.borrow().acknowledged + more;
+        let reached = progress.wait_for(|progress| progress.acknowledged >= goal);
+        let reached = tokio::time::timeout(limit, reached).await.is_ok();
+        let acknowledged = self.progress.borrow().acknowledged;
+        assert!(reached, "only {acknowledged} of {goal} writes acknowledged within {limit:?}");
     }
 
     /// Ends the writers after the request each has in flight.
@@ -68,19 +110,21 @@ impl Load {
     }
 }
 
-async fn write(
-    prefix: String,
-    clients: Vec<Client>,
-    mut endpoint: usize,
-    stopped: watch::Receiver<bool>,
-    acknowledged: Arc<watch::Sender<u64>>,
-) -> Vec<Ack> {
+async fn write(writer: Writer) -> Vec<Ack> {
+    let Writer { prefix, number: mut endpoint, pace, clients, stopped, progress } = writer;
     let mut acks = Vec::new();
+    let mut ticks = pace.map(tokio::time::interval);
     for n in 0u64.. {
+        if let Some(ticks) = &mut ticks {
+            ticks.tick().await;
+        }
         if *stopped.borrow() {
             break;
         }
-        let client = &clients[endpoint % clients.len()];
+        let client = {
+            let clients = clients.borrow();
+            clients[endpoint % clients.len()].clone()
+        };
         let value = format!("value-{prefix}-{n}");
         let (keys, outcome) = if n % 2 == 0 {
             let key = format!("{prefix}/{n:08}");
@@ -97,7 +141,12 @@ async fn write(
             Ok(revision) => {
                 let ack = |key: String| Ack { key: key.into(), value: value.clone().into(), revision };
                 acks.extend(keys.into_iter().map(ack));
-                acknowledged.send_modify(|count| *count += 1);
+                progress.send_modify(|progress| {
+                    let now = Instant::now();
+                    progress.longest_pause = progress.longest_pause.max(now - progress.last);
+                    progress.last = now;
+                    progress.acknowledged += 1;
+                });
             }
             Err(_) => {
                 endpoint += 1;

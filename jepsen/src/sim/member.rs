@@ -260,7 +260,7 @@ impl Member {
         let memory = self.memory.clone();
         let open = |_: &Path| Ok(memory.clone() as Arc<dyn Backend>);
         let options = wal::Options { segment_bytes: SEGMENT_BYTES };
-        let found = bootstrap::member(&self.config, disk.clone(), &open, options)
+        let found = bootstrap::member(&self.config, None, disk.clone(), &open, options)
             .map_err(|error| format!("member {} does not start: {error}", self.number))?;
         self.id = found.id;
         self.lives += 1;
@@ -443,7 +443,7 @@ impl Life {
     /// The data that a snapshot message takes along; `None` while the backend is behind it.
     pub fn snapshot(&self, message: &mut Message) -> Option<Vec<u8>> {
         debug_assert_eq!(message.r#type, MessageType::MsgSnap as i32);
-        let (ready, mut metadata) = tokio::sync::oneshot::channel();
+        let (ready, mut opening) = tokio::sync::oneshot::channel();
         let mut data = Vec::new();
         let wanted = message.snapshot.metadata.index;
         let mut send = |chunk: bytes::Bytes| {
@@ -451,7 +451,7 @@ impl Life {
             true
         };
         store::node::snapshot::stream(&*self.backend, wanted, ready, &mut send).ok()?;
-        message.snapshot.metadata = metadata.try_recv().ok()?;
+        message.snapshot = opening.try_recv().ok()?.snapshot;
         Some(data)
     }
 }

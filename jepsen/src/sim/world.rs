@@ -526,7 +526,7 @@ impl World {
         self.members[member].set_clock(self.now_ns);
         let Some(life) = &mut self.members[member].life else { return Ok(()) };
         if !life.parts[part].turn() {
-            let reason = life.node.fatal.reason().unwrap_or("for no reason").to_owned();
+            let reason = life.node.fatal.reason().map_or("for no reason".into(), ToString::to_string);
             if self.has_lost_power(member) {
                 self.probe("power lost in a write");
                 self.lose_power(member);

@@ -34,9 +34,21 @@ errors! {
     peer_url_exists = FailedPrecondition, "etcdserver: Peer URLs already exists";
     member_not_found = NotFound, "etcdserver: member not found";
     member_not_learner = FailedPrecondition, "etcdserver: can only promote a learner member";
+    // etcd sends this one without a code.
+    member_not_enough_started = Unknown,
+        "etcdserver: re-configuration failed due to not enough started members";
+    member_bad_urls = InvalidArgument, "etcdserver: given member URLs are invalid";
+    learner_not_ready = FailedPrecondition,
+        "etcdserver: can only promote a learner member which is in sync with leader";
+    too_many_learners = FailedPrecondition, "etcdserver: too many learner members in cluster";
+    unhealthy = Unavailable, "etcdserver: unhealthy cluster";
     request_too_large = InvalidArgument, "etcdserver: request is too large";
     // etcd sends this one without a code.
     too_many_requests = Unknown, "etcdserver: too many requests";
+    wrong_downgrade_version_format = InvalidArgument, "etcdserver: wrong downgrade target version format";
+    invalid_downgrade_target_version = InvalidArgument, "etcdserver: invalid downgrade target version";
+    cluster_version_unavailable = FailedPrecondition, "etcdserver: cluster version not found during downgrade";
+    downgrade_in_process = FailedPrecondition, "etcdserver: cluster has a downgrade job in progress";
     no_leader = Unavailable, "etcdserver: no leader";
     not_leader = FailedPrecondition, "etcdserver: not leader";
     leader_changed = Unavailable, "etcdserver: leader changed";
@@ -85,6 +97,7 @@ impl From<ChangeError> for Status {
             ChangeError::IdRemoved | ChangeError::IdNotFound => member_not_found(),
             ChangeError::PeerUrlExists => peer_url_exists(),
             ChangeError::NotLearner => member_not_learner(),
+            ChangeError::TooManyLearners => too_many_learners(),
             ChangeError::Malformed => {
                 Status::new(Code::Unknown, "membership: malformed configuration change")
             }
@@ -106,6 +119,9 @@ impl From<RequestError> for Status {
             RequestError::LeaderChanged => leader_changed(),
             RequestError::BadTransferee => bad_leader_transferee(),
             RequestError::TransferTimeout => transfer_timeout(),
+            RequestError::NotEnoughStarted => member_not_enough_started(),
+            RequestError::Unhealthy => unhealthy(),
+            RequestError::LearnerNotReady => learner_not_ready(),
             RequestError::Stopped => stopped(),
         }
     }

@@ -3,11 +3,26 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
-use proto::etcdserverpb::{self as pb, AlarmType, alarm_request::AlarmAction};
-use tonic::Status;
+use http::Response;
+use proto::{
+    etcdserverpb::{self as pb, AlarmType, alarm_request::AlarmAction, downgrade_request::DowngradeAction},
+    membershippb,
+};
+use tonic::{Code, Status};
 
-use super::{error, grpc, kv};
-use crate::{apply, config, node::Node};
+use super::{
+    error,
+    grpc::{self, Body, Requests},
+    kv,
+    router::Context,
+};
+use crate::{
+    apply, config,
+    node::{Node, leader},
+};
+
+/// Pieces of a snapshot made before the client has taken those before.
+const PIECES_AHEAD: usize = 4;
 
 pub async fn status(node: &Arc<Node>, _: pb::StatusRequest) -> Result<Bytes, Status> {
     let (db_size, db_size_in_use) = node.backend_size();
@@ -37,7 +52,10 @@ pub async fn status(node: &Arc<Node>, _: pb::StatusRequest) -> Result<Bytes, Sta
         is_learner: membership.get(node.id).is_some_and(|member| member.is_learner),
         storage_version: membership.version().unwrap_or_default().into(),
         db_size_quota: node.config.quota_bytes().unwrap_or(0) as i64,
-        downgrade_info: Some(pb::DowngradeInfo::default()),
+        downgrade_info: Some(pb::DowngradeInfo {
+            enabled: membership.downgrade().is_some(),
+            target_version: membership.downgrade().unwrap_or_default().into(),
+        }),
     }))
 }
 
@@ -73,7 +91,86 @@ pub async fn hash_kv(node: &Arc<Node>, request: pb::HashKvRequest) -> Result<Byt
     Ok(grpc::frame(&pb::HashKvResponse { header, hash, compact_revision, hash_revision }))
 }
 
+/// What the saved file's contents are like: those of 3.5, which every later version reads.
+const STORAGE_VERSION: &str = "3.5.0";
+
+/// The state as a file, in pieces; the last one is its SHA-256.
+pub async fn snapshot(context: Context, requests: Requests) -> Result<Response<Body>, Status> {
+    let pb::SnapshotRequest {} = requests.single().await?;
+    let node = context.node.clone();
+    let permit = node.may_save()?;
+    let (sender, frames) = tokio::sync::mpsc::channel(PIECES_AHEAD);
+    let saver = node.clone();
+    let save = move || {
+        let remaining_bytes = std::cell::Cell::new(0);
+        let mut send = |blob: Bytes| {
+            // The digest is not part of what is announced.
+            remaining_bytes.set(remaining_bytes.get() - (blob.len() as u64).min(remaining_bytes.get()));
+            let version = STORAGE_VERSION.to_owned();
+            let piece =
+                pb::SnapshotResponse { header: None, remaining_bytes: remaining_bytes.get(), blob, version };
+            sender.blocking_send(Ok(grpc::frame(&piece))).is_ok()
+        };
+        let begin = |size_bytes: u64| remaining_bytes.set(size_bytes - bbolt::digest::SHA256_BYTES as u64);
+        if let Err(error) = saver.save(begin, &mut send) {
+            tracing::warn!(%error, "failed to send a snapshot to a client");
+            let _ = sender.blocking_send(Err(Status::new(Code::Unknown, error.to_string())));
+        }
+        drop(permit);
+    };
+    tokio::spawn(async move { node.runtime.work(save).await });
+    Ok(grpc::respond(Body::Stream(frames)))
+}
+
 pub async fn move_leader(node: &Arc<Node>, request: pb::MoveLeaderRequest) -> Result<Bytes, Status> {
     node.move_leader(request.target_id).await?;
     Ok(grpc::frame(&pb::MoveLeaderResponse { header: None }))
+}
+
+/// One minor version down at a time. Members of ours serve every cluster version, so for them it is done at once
+/// (`node::leader`); what matters is that older stock members may join then.
+pub async fn downgrade(node: &Arc<Node>, request: pb::DowngradeRequest) -> Result<Bytes, Status> {
+    let target = match DowngradeAction::try_from(request.action) {
+        Ok(DowngradeAction::Cancel) => None,
+        Ok(action) => {
+            let target = downgrade_target(node, &request.version).await?;
+            if action == DowngradeAction::Validate {
+                return downgrade_answer(node);
+            }
+            Some(target)
+        }
+        Err(_) => return Err(Status::new(Code::Unknown, "etcdserver: unknown method")),
+    };
+    let enabled = target.is_some();
+    let request = membershippb::DowngradeInfoSetRequest { enabled, ver: target.unwrap_or_default() };
+    node.propose(request).await?;
+    downgrade_answer(node)
+}
+
+/// The version to go down to, if the cluster may.
+async fn downgrade_target(node: &Node, version: &str) -> Result<String, Status> {
+    let number = |part: &str| part.parse::<u64>().ok();
+    let parts: Option<Vec<u64>> = version.split('.').map(number).collect();
+    let target = match parts.as_deref() {
+        Some([major, minor] | [major, minor, _]) => (*major, *minor),
+        _ => return Err(error::wrong_downgrade_version_format()),
+    };
+    node.read_index().await?;
+    let membership = node.published.membership.load();
+    let current =
+        membership.version().and_then(leader::minor).ok_or_else(error::cluster_version_unavailable)?;
+    if target.0 != current.0 || target.1 + 1 != current.1 {
+        return Err(error::invalid_downgrade_target_version());
+    }
+    if membership.downgrade().is_some() {
+        return Err(error::downgrade_in_process());
+    }
+    Ok(format!("{}.{}.0", target.0, target.1))
+}
+
+fn downgrade_answer(node: &Node) -> Result<Bytes, Status> {
+    let membership = node.published.membership.load();
+    let current = membership.version().and_then(leader::minor).unwrap_or_default();
+    let version = format!("{}.{}", current.0, current.1);
+    Ok(grpc::frame(&pb::DowngradeResponse { header: Some(node.header(0)), version }))
 }

@@ -73,13 +73,19 @@ methods! {
     LeaseKeepAlive = BidiStream "etcdserverpb.Lease" "LeaseKeepAlive";
     LeaseTimeToLive = Unary "etcdserverpb.Lease" "LeaseTimeToLive";
     LeaseLeases = Unary "etcdserverpb.Lease" "LeaseLeases";
+    MemberAdd = Unary "etcdserverpb.Cluster" "MemberAdd";
+    MemberRemove = Unary "etcdserverpb.Cluster" "MemberRemove";
+    MemberUpdate = Unary "etcdserverpb.Cluster" "MemberUpdate";
     MemberList = Unary "etcdserverpb.Cluster" "MemberList";
+    MemberPromote = Unary "etcdserverpb.Cluster" "MemberPromote";
     Alarm = Unary "etcdserverpb.Maintenance" "Alarm";
     Status = Unary "etcdserverpb.Maintenance" "Status";
     Defragment = Unary "etcdserverpb.Maintenance" "Defragment";
     Hash = Unary "etcdserverpb.Maintenance" "Hash";
     HashKv = Unary "etcdserverpb.Maintenance" "HashKV";
+    Snapshot = ServerStream "etcdserverpb.Maintenance" "Snapshot";
     MoveLeader = Unary "etcdserverpb.Maintenance" "MoveLeader";
+    Downgrade = Unary "etcdserverpb.Maintenance" "Downgrade";
     HealthCheck = Unary "grpc.health.v1.Health" "Check";
     HealthWatch = ServerStream "grpc.health.v1.Health" "Watch";
 }
@@ -161,6 +167,7 @@ async fn call(
         (Ok(needs_leader), Method::Watch) => watch::serve(context.clone(), requests, needs_leader),
         (Ok(_), Method::LeaseKeepAlive) => Ok(lease::keep_alive(context.clone(), requests)),
         (Ok(_), Method::RangeStream) => Box::pin(range_stream(context.clone(), requests)).await,
+        (Ok(_), Method::Snapshot) => Box::pin(maintenance::snapshot(context.clone(), requests)).await,
         (Ok(_), Method::HealthWatch) => Box::pin(health_watch(context.clone(), requests)).await,
         (Ok(_), _) => match unary(method, context, requests).await {
             Ok(frame) => {
@@ -198,8 +205,10 @@ fn admit(node: &Node, method: Method, headers: &HeaderMap) -> Result<bool, Statu
     if needs_leader && node.status.leader() == 0 {
         return Err(error::no_leader());
     }
-    let for_learners =
-        matches!(method, Method::Range | Method::Status | Method::HealthCheck | Method::HealthWatch);
+    let for_learners = matches!(
+        method,
+        Method::Range | Method::Status | Method::Snapshot | Method::HealthCheck | Method::HealthWatch
+    );
     if !for_learners && is_learner(node) {
         return Err(error::not_supported_for_learner());
     }
@@ -245,6 +254,10 @@ async fn unary(method: Method, context: &Context, requests: Requests) -> Result<
         Method::LeaseRevoke => call!(pb::LeaseRevokeRequest, lease::revoke),
         Method::LeaseTimeToLive => call!(pb::LeaseTimeToLiveRequest, lease::time_to_live),
         Method::LeaseLeases => call!(pb::LeaseLeasesRequest, lease::leases),
+        Method::MemberAdd => call!(pb::MemberAddRequest, cluster::member_add),
+        Method::MemberRemove => call!(pb::MemberRemoveRequest, cluster::member_remove),
+        Method::MemberUpdate => call!(pb::MemberUpdateRequest, cluster::member_update),
+        Method::MemberPromote => call!(pb::MemberPromoteRequest, cluster::member_promote),
         Method::MemberList => call!(pb::MemberListRequest, cluster::member_list),
         Method::Alarm => call!(pb::AlarmRequest, maintenance::alarm),
         Method::Status => call!(pb::StatusRequest, maintenance::status),
@@ -252,10 +265,13 @@ async fn unary(method: Method, context: &Context, requests: Requests) -> Result<
         Method::Hash => call!(pb::HashRequest, maintenance::hash),
         Method::HashKv => call!(pb::HashKvRequest, maintenance::hash_kv),
         Method::MoveLeader => call!(pb::MoveLeaderRequest, maintenance::move_leader),
+        Method::Downgrade => call!(pb::DowngradeRequest, maintenance::downgrade),
         Method::HealthCheck => call!(health::HealthCheckRequest, health_check),
-        Method::RangeStream | Method::Watch | Method::LeaseKeepAlive | Method::HealthWatch => {
-            Err(Status::internal("a stream is not a unary call"))
-        }
+        Method::RangeStream
+        | Method::Watch
+        | Method::LeaseKeepAlive
+        | Method::Snapshot
+        | Method::HealthWatch => Err(Status::internal("a stream is not a unary call")),
     }
 }
 

@@ -193,21 +193,23 @@ impl Member {
     fn transferred(&mut self) -> Member {
         self.write_all();
         let mut bytes = Vec::new();
-        let (ready, mut metadata) = tokio::sync::oneshot::channel();
+        let (ready, mut opening) = tokio::sync::oneshot::channel();
         let wanted = self.applier.consistent_index();
         snapshot::stream(&*self.queue.backend, wanted, ready, &mut |chunk| {
             bytes.extend_from_slice(&chunk);
             true
         })
         .unwrap();
-        assert_eq!(metadata.try_recv().unwrap().index, wanted);
+        let metadata = opening.try_recv().unwrap().snapshot.metadata;
+        assert_eq!(metadata.index, wanted);
         let target = Memory::default();
         let mut stale = Batch::default();
         stale.put(Bucket::Key, &Revision::new(99, 0).encode(false), b"stale");
         stale.put(Bucket::Meta, meta::SCHEDULED_COMPACT, &Revision::new(98, 0).encode(false));
         stale.put(Bucket::Lease, &77_i64.to_be_bytes(), b"stale");
         target.write(&stale).unwrap();
-        snapshot::install(&target, wanted, &mut bytes.as_slice()).unwrap();
+        snapshot::verify(&bytes.as_slice()).unwrap();
+        snapshot::install(&target, &metadata, &bytes.as_slice()).unwrap();
         Member::start(Arc::new(target), None, self.watched)
     }
 

@@ -12,7 +12,7 @@
 //! | alarm | encoded AlarmMember | empty |
 //! | members | lower hex ID | member JSON |
 //! | members_removed | lower hex ID | `removed` |
-//! | cluster | clusterVersion | e.g. `3.5.0` |
+//! | cluster | clusterVersion, downgrade | e.g. `3.5.0`; JSON |
 //!
 //! An escaped key ends in 0x00 0x01 and carries 0x00 as 0x00 0xff, so that keys sort as they do plain and none is a
 //! prefix of another. Complementing the revision puts the newest first: the first index entry at or after
@@ -71,6 +71,7 @@ pub mod meta {
 }
 
 pub const CLUSTER_VERSION: &[u8] = b"clusterVersion";
+pub const DOWNGRADE: &[u8] = b"downgrade";
 
 /// A point in the history: main revision of the transaction, sub-revision of the change within it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

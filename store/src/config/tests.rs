@@ -235,11 +235,6 @@ fn invalid_settings_exit_with_1() {
             &["--auth-token", "jwt"],
             "flag --auth-token is not supported yet by this build: choice of auth token is not implemented",
         ),
-        (
-            &["--force-new-cluster"],
-            "flag --force-new-cluster is not supported yet by this build: \
-             forcing a one-member cluster is not implemented",
-        ),
     ] {
         assert_eq!(refusal(&with_addresses(more), &[]), (1, text.into()), "{more:?}");
     }
@@ -531,10 +526,6 @@ fn wrong_files_are_refused() {
             "discovery-config: {client: {endpoints: [a]}}",
             "key discovery-config.client.endpoints is not supported yet by this build: \
              discovery is not implemented; list the members in --initial-cluster",
-        ),
-        (
-            "force-new-cluster: true",
-            "key force-new-cluster is not supported yet by this build: forcing a one-member cluster is not implemented",
         ),
         (
             "election-timeout: 100",

@@ -33,7 +33,7 @@ use super::{
 use crate::{
     apply::{Applier, alarm::Alarms},
     backend::{Backend, BackendError},
-    disk::{self, Disk, Mode},
+    disk::{Disk, Mode},
     ids::RequestIds,
     lease::{self, Lessor, Renewal, TimeToLive},
     membership::{Change, Membership},
@@ -266,6 +266,10 @@ impl ApplyLoop {
             self.refresh();
         }
         self.tell_applied(index);
+        if conf_changed {
+            // Whoever is answered may ask for the next change, which raft refuses before it knows this one applied.
+            let _ = self.raft.send(raft_loop::Input::Event(Event::Applied { index }));
+        }
         self.waits.answer(answers);
         self.answer_reads(index);
         self.answer_renewals();
@@ -282,13 +286,14 @@ impl ApplyLoop {
         } else {
             self.backend_loop.send_lazily(write)
         };
-        let applied = raft_loop::Input::Event(Event::Applied { index });
-        // Without a leader the raft thread may wait for this to stand for election.
-        let _ = if conf_changed || self.status.leader() == 0 {
-            self.raft.send(applied)
-        } else {
-            self.raft.send_lazily(applied)
-        };
+        if !conf_changed {
+            let applied = raft_loop::Input::Event(Event::Applied { index });
+            // Without a leader the raft thread may wait for this to stand for election.
+            let _ = match self.status.leader() {
+                0 => self.raft.send(applied),
+                _ => self.raft.send_lazily(applied),
+            };
+        }
         if let Some(floor) = compaction {
             self.tell_compacted();
             let _ = self.backend_loop.send(backend_loop::Input::Compact(self.compaction(floor)));
@@ -490,8 +495,7 @@ impl ApplyLoop {
         let shared = self.shared.clone();
         let replacing = shared.reader.replace();
         let file = self.disk.open(&path, Mode::Read)?;
-        let mut stream = std::io::BufReader::with_capacity(1 << 20, disk::Reader::new(&*file));
-        snapshot::install(&*self.backend, metadata.index, &mut stream)?;
+        snapshot::install(&*self.backend, metadata, &snapshot::Stored(&*file))?;
         self.disk.remove_file(&path)?;
         drop(lock);
 
@@ -515,7 +519,9 @@ impl ApplyLoop {
             false => metadata.index,
             true => self.applier.consistent_index(),
         };
+        let max_learners = self.applier.max_learners;
         self.applier = Applier::new(store, lessor, membership, alarms, index, metadata.term);
+        self.applier.max_learners = max_learners;
         self.applier.now_ms = self.clock.elapsed_ms();
         self.members.replaced(&self.applier.membership);
         self.checkpointed = metadata.index;

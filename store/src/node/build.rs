@@ -83,6 +83,7 @@ pub struct Joints {
     pub wal: Sender<wal_loop::Input>,
     pub apply: Sender<apply_loop::Input>,
     pub backend: Sender<backend_loop::Input>,
+    unix_ms: u64,
     raft_inputs: Receiver<raft_loop::Input>,
     wal_inputs: Receiver<wal_loop::Input>,
     apply_inputs: Receiver<apply_loop::Input>,
@@ -110,6 +111,7 @@ impl Joints {
             wal,
             apply,
             backend,
+            unix_ms,
             raft_inputs,
             wal_inputs,
             apply_inputs,
@@ -186,6 +188,7 @@ pub fn build(
         let _ = lessor.attach(lease, key.into());
     }
     let mut applier = Applier::new(store, lessor, membership, alarms, applied.index, applied.term);
+    applier.max_learners = config.max_learners;
     applier.store.publish(applied.index);
     applier.take_membership_changed();
     status.applied.store(applied.index, Ordering::Release);
@@ -250,6 +253,8 @@ pub fn build(
         others,
         runtime,
         clock: clock.clone(),
+        started_unix_ms: joints.unix_ms,
+        snapshots: Arc::new(tokio::sync::Semaphore::new(super::MAX_SNAPSHOTS)),
     });
     let tick = Duration::from_millis(config.heartbeat_interval_ms);
     let mut raft = RaftLoop {

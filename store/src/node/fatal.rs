@@ -1,6 +1,6 @@
-//! The end of a member that must not go on: its log or its backend failed.
+//! The end of a member that must not go on: its log or its backend failed, or it is no member any more.
 //!
-//! Set once, by whichever thread meets the failure. Nothing is acknowledged afterwards; everybody who waits is told
+//! Set once, by whichever thread meets the reason. Nothing is acknowledged afterwards; everybody who waits is told
 //! that the server has stopped.
 
 use std::sync::OnceLock;
@@ -8,8 +8,25 @@ use std::sync::OnceLock;
 use tokio::sync::watch;
 
 pub struct Fatal {
-    reason: OnceLock<String>,
+    reason: OnceLock<End>,
     changed: watch::Sender<bool>,
+}
+
+/// Why a member ends by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    Failed(String),
+    /// From the cluster, for ever.
+    Removed,
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            End::Failed(reason) => f.write_str(reason),
+            End::Removed => f.write_str("the member has been permanently removed from the cluster"),
+        }
+    }
 }
 
 impl Default for Fatal {
@@ -21,6 +38,17 @@ impl Default for Fatal {
 impl Fatal {
     pub fn set(&self, reason: String) {
         tracing::error!(reason, "the member stops: its storage failed");
+        self.end(End::Failed(reason));
+    }
+
+    pub fn set_removed(&self) {
+        tracing::warn!(
+            "the member has been permanently removed from the cluster; its data directory is of no use"
+        );
+        self.end(End::Removed);
+    }
+
+    fn end(&self, reason: End) {
         let _ = self.reason.set(reason);
         self.changed.send_replace(true);
     }
@@ -29,8 +57,8 @@ impl Fatal {
         self.reason.get().is_some()
     }
 
-    pub fn reason(&self) -> Option<&str> {
-        self.reason.get().map(String::as_str)
+    pub fn reason(&self) -> Option<&End> {
+        self.reason.get()
     }
 
     pub async fn happened(&self) {

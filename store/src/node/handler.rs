@@ -14,10 +14,14 @@ use prost::Message;
 use proto::{etcdserverpb as pb, leasepb, raftpb};
 use tokio::io::AsyncWriteExt;
 
-use super::{Node, apply_loop::received_path, mailbox::Sender, raft_loop, snapshot};
+use super::{
+    Node, RequestError, apply_loop::received_path, mailbox::Sender, raft_loop, reconfigure, snapshot,
+};
 use crate::{
+    apply::ApplyError,
     config,
     lease::TimeToLive,
+    membership::{ChangeError, Member},
     peer::{self, Body, BoxError, BoxFuture, snapshot::SnapshotStream},
     raft::driver::Event,
 };
@@ -60,10 +64,7 @@ impl PeerHandler {
             file.flush().await?;
             file.sync_data().await?;
             let check = temporary.clone();
-            let whole = tokio::task::spawn_blocking(move || {
-                let mut reader = std::io::BufReader::with_capacity(1 << 20, std::fs::File::open(check)?);
-                snapshot::read(&mut reader, &mut |_, _, _| Ok(()))
-            });
+            let whole = tokio::task::spawn_blocking(move || snapshot::verify(&std::fs::File::open(check)?));
             whole.await??;
             tokio::fs::rename(&temporary, &path).await?;
             tokio::fs::File::open(&self.snap_dir).await?.sync_all().await?;
@@ -93,18 +94,25 @@ impl PeerHandler {
 
 /// What members do for each other besides raft.
 pub async fn serve(node: &Node, method: &Method, path: &str, body: Bytes) -> Response<Bytes> {
+    if let Some(id) = path.strip_prefix("/members/promote/") {
+        return match *method {
+            Method::POST => identified(node, promote(node, id).await),
+            _ => text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
+        };
+    }
     match (method, path) {
         (&Method::GET, "/members") => {
             let membership = node.published.membership.load();
-            let members: Vec<_> = membership.members().collect();
-            let json = serde_json::to_string(&members).expect("plain data") + "\n";
-            let mut response = typed(StatusCode::OK, "application/json", json);
-            let id = format!("{:x}", node.cluster_id).parse().expect("hex is a header value");
-            response.headers_mut().insert("x-etcd-cluster-id", id);
-            response
+            identified(node, members_json(membership.members()))
         }
         (&Method::GET, "/version") => typed(StatusCode::OK, "application/json", version_json(node)),
-        (&Method::GET, "/downgrade/enabled") => text(StatusCode::OK, "false"),
+        (&Method::GET, "/downgrade/enabled") => match node.read_index().await {
+            Ok(()) => {
+                let enabled = node.published.membership.load().downgrade().is_some();
+                typed(StatusCode::OK, "text/plain", enabled.to_string())
+            }
+            Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "etcdserver: request timed out"),
+        },
         (&Method::POST, "/leases") => renew(node, body).await,
         (&Method::POST, "/leases/internal") => time_to_live(node, body).await,
         (&Method::GET, "/members/hashkv") => hash_kv(node, &body).await,
@@ -114,6 +122,39 @@ pub async fn serve(node: &Node, method: &Method, path: &str, body: Bytes) -> Res
             | "/downgrade/enabled",
         ) => text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
         _ => text(StatusCode::NOT_FOUND, "404 page not found"),
+    }
+}
+
+fn members_json<'a>(members: impl Iterator<Item = &'a Member>) -> Response<Bytes> {
+    let members: Vec<_> = members.collect();
+    let json = serde_json::to_string(&members).expect("plain data") + "\n";
+    typed(StatusCode::OK, "application/json", json)
+}
+
+/// Names the cluster: whoever asks may have come to the wrong one.
+fn identified(node: &Node, mut response: Response<Bytes>) -> Response<Bytes> {
+    let id = format!("{:x}", node.cluster_id).parse().expect("hex is a header value");
+    response.headers_mut().insert("x-etcd-cluster-id", id);
+    response
+}
+
+async fn promote(node: &Node, id: &str) -> Response<Bytes> {
+    use reconfigure::{NOT_FOUND_TEXT, NOT_LEARNER_TEXT, NOT_READY_TEXT};
+    let Ok(number) = id.parse() else {
+        return text(StatusCode::NOT_FOUND, &format!("member {id} not found in cluster"));
+    };
+    let change_error = |error| Err(RequestError::Apply(ApplyError::Membership(error)));
+    match node.member_promote_here(number).await {
+        Ok(_) => members_json(node.published.membership.load().members()),
+        refused if refused == change_error(ChangeError::IdNotFound) => {
+            text(StatusCode::NOT_FOUND, NOT_FOUND_TEXT)
+        }
+        refused if refused == change_error(ChangeError::NotLearner) => {
+            text(StatusCode::PRECONDITION_FAILED, NOT_LEARNER_TEXT)
+        }
+        Err(RequestError::LearnerNotReady) => text(StatusCode::PRECONDITION_FAILED, NOT_READY_TEXT),
+        Err(RequestError::Timeout) => text(StatusCode::REQUEST_TIMEOUT, "etcdserver: request timed out"),
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error"),
     }
 }
 
@@ -183,7 +224,7 @@ async fn hash_kv(node: &Node, body: &[u8]) -> Response<Bytes> {
                 r#"{{"header":{{"revision":{revision}}},"hash":{hash},"compact_revision":{compact_revision},"hash_revision":{hash_revision}}}"#
             ),
         ),
-        Err(super::RequestError::Apply(crate::apply::ApplyError::Mvcc(error))) => {
+        Err(RequestError::Apply(ApplyError::Mvcc(error))) => {
             text(StatusCode::BAD_REQUEST, &error.to_string())
         }
         Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "etcdserver: server stopped"),
@@ -235,7 +276,7 @@ impl peer::Handler for PeerHandler {
 
     fn removed(&self) {
         if let Some(node) = self.node() {
-            node.fatal.set("the member has been permanently removed from the cluster".into());
+            node.fatal.set_removed();
         }
     }
 

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use proto::{etcdserverpb as pb, membershippb};
 
-use super::Node;
+use super::{Node, RequestError};
 use crate::config::{AutoCompaction, VERSION};
 
 /// How often the leader looks at its peers' versions.
@@ -23,16 +23,11 @@ const LOWEST_VERSION: &str = "3.0.0";
 pub async fn publish(node: Arc<Node>) {
     let client_urls: Vec<String> =
         node.config.advertise_client_urls.iter().map(ToString::to_string).collect();
+    let attributes = Attributes { name: &node.config.name, client_urls: &client_urls };
     loop {
-        let attributes =
-            membershippb::Attributes { name: node.config.name.clone(), client_urls: client_urls.clone() };
-        let request = membershippb::ClusterMemberAttrSetRequest {
-            member_id: node.id,
-            member_attributes: Some(attributes),
-        };
-        match node.propose(request).await {
-            Ok(_) => break,
-            Err(super::RequestError::Stopped) => return,
+        match attributes.propose(&node).await {
+            Ok(()) => break,
+            Err(RequestError::Stopped) => return,
             Err(error) => {
                 tracing::warn!(?error, "failed to publish local member to cluster through raft");
                 tokio::time::sleep(VERSION_POLL).await;
@@ -46,6 +41,36 @@ pub async fn publish(node: Arc<Node>) {
         client_urls,
         "published local member to cluster through raft"
     );
+}
+
+/// What a member tells of itself.
+#[derive(serde::Serialize)]
+struct Attributes<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    name: &'a str,
+    #[serde(rename = "clientURLs", skip_serializing_if = "<[_]>::is_empty")]
+    client_urls: &'a [String],
+}
+
+impl Attributes<'_> {
+    async fn propose(&self, node: &Node) -> Result<(), RequestError> {
+        if !all_know_v3_membership(node) {
+            let path = format!("/0/members/{:x}/attributes", node.id);
+            return node.propose_v2(path, serde_json::to_string(self).expect("plain data")).await;
+        }
+        let attributes =
+            membershippb::Attributes { name: self.name.into(), client_urls: self.client_urls.to_vec() };
+        let request = membershippb::ClusterMemberAttrSetRequest {
+            member_id: node.id,
+            member_attributes: Some(attributes),
+        };
+        node.propose(request).await.map(drop)
+    }
+}
+
+/// Members of 3.4 stop at an entry of a kind that they do not know; 3.5 and before write these as v2 operations.
+fn all_know_v3_membership(node: &Node) -> bool {
+    node.published.membership.load().version().and_then(minor).is_some_and(|version| version >= (3, 6))
 }
 
 /// While leading, keeps the cluster version at the lowest minor version of its members.
@@ -66,26 +91,62 @@ pub async fn monitor_version(node: Arc<Node>) {
 
 async fn decide_version(node: &Node) {
     let membership = node.published.membership.load_full();
-    let mut lowest = minor(VERSION);
+    let mut versions = Vec::new();
     for member in membership.members().filter(|member| member.id != node.id) {
-        lowest = lowest.min(version_of(node, &member.peer_urls).await);
+        versions.push(version_of(node, &member.peer_urls).await);
     }
     let current = membership.version().and_then(minor);
-    let wanted = match (lowest, current) {
-        (None, None) => LOWEST_VERSION.to_owned(),
-        // A cluster never goes back by itself.
-        (Some(lowest), Some(current)) if lowest <= current => return,
-        (None, Some(_)) => return,
-        (Some((major, minor)), _) => format!("{major}.{minor}.0"),
+    let target = membership.downgrade().and_then(minor);
+    let Some(wanted) = next_version(&versions, current, target) else {
+        // Down there, and everybody can live with it: done.
+        let at_home = |version: &Option<(u64, u64)>| *version == target || *version == minor(VERSION);
+        if target.is_some() && target == current && versions.iter().all(at_home) {
+            let done = membershippb::DowngradeInfoSetRequest::default();
+            if node.propose(done).await.is_ok() {
+                tracing::info!(cluster_version = membership.version(), "the downgrade is done");
+            }
+        }
+        return;
     };
-    let request = membershippb::ClusterVersionSetRequest { ver: wanted.clone() };
-    if node.propose(request).await.is_ok() {
+    let wanted = format!("{}.{}.0", wanted.0, wanted.1);
+    let decided = match all_know_v3_membership(node) {
+        true => {
+            let request = membershippb::ClusterVersionSetRequest { ver: wanted.clone() };
+            node.propose(request).await.map(drop)
+        }
+        false => node.propose_v2("/0/version".into(), wanted.clone()).await,
+    };
+    if decided.is_ok() {
         tracing::info!(cluster_version = wanted, "set cluster version");
     }
 }
 
+/// The version that the cluster should have, if it is not the `current` one. `versions`: of the other members.
+///
+/// A cluster comes up to its lowest member, but never by itself from a version decided before to that of this server:
+/// nothing here waits for it, and members of the version that was taken over may want to come back.
+fn next_version(
+    versions: &[Option<(u64, u64)>],
+    current: Option<(u64, u64)>,
+    downgrade: Option<(u64, u64)>,
+) -> Option<(u64, u64)> {
+    let undecided = minor(LOWEST_VERSION);
+    let own = minor(VERSION);
+    let lowest = versions.iter().fold(own, |lowest, version| lowest.min(*version));
+    match (lowest, current) {
+        (_, Some(current)) if downgrade.is_some_and(|target| target < current) => downgrade,
+        (_, Some(_)) if downgrade.is_some() => None,
+        (None, None) => undecided,
+        (None, Some(_)) => None,
+        (_, None) => lowest,
+        (_, Some(_)) => {
+            (lowest > current && (current == undecided || lowest < own)).then_some(lowest).flatten()
+        }
+    }
+}
+
 /// (major, minor)
-fn minor(version: &str) -> Option<(u64, u64)> {
+pub fn minor(version: &str) -> Option<(u64, u64)> {
     let mut parts = version.split('.');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
@@ -157,4 +218,28 @@ async fn compact(node: &Node, revision: i64) -> bool {
         tracing::info!(revision, "completed auto compaction");
     }
     done
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_follows_its_lowest_member_and_no_further_than_it_must() {
+        let own = minor(VERSION);
+        let (v30, v34, v35) = (Some((3, 0)), Some((3, 4)), Some((3, 5)));
+        // New clusters.
+        assert_eq!(next_version(&[], None, None), own);
+        assert_eq!(next_version(&[None, own], None, None), v30);
+        assert_eq!(next_version(&[own, own], v30, None), own);
+        // Stock members come and go.
+        assert_eq!(next_version(&[v35, v35], None, None), v35);
+        assert_eq!(next_version(&[v35, v35], v34, None), v35);
+        assert_eq!(next_version(&[v34, own], v34, None), None);
+        assert_eq!(next_version(&[own, own], v35, None), None);
+        assert_eq!(next_version(&[None, own], v35, None), None);
+        // Down by command, and not up again on the way.
+        assert_eq!(next_version(&[own, own], v35, v34), v34);
+        assert_eq!(next_version(&[own, v35], v34, v34), None);
+    }
 }

@@ -30,6 +30,7 @@ operations! {
     pb::LeaseCheckpointRequest = 11;
     membershippb::ClusterVersionSetRequest = 1300;
     membershippb::ClusterMemberAttrSetRequest = 1301;
+    membershippb::DowngradeInfoSetRequest = 1302;
 }
 
 const HEADER_FIELD: u32 = 100;

@@ -1,40 +1,46 @@
-//! The state as a stream: what a member that fell behind gets instead of log entries.
+//! The state as a file: what a member that fell behind gets instead of log entries, and what is saved as a backup.
 //!
-//! | part | bytes |
-//! |---|---|
-//! | magic | `KEELSNP1` |
-//! | chunk | length (4, little endian), CRC-32 of the payload (4), payload |
-//! | payload | records: bucket (1), key length (4), value length (4), key, value |
-//! | end | a chunk of length 0 whose CRC field holds the CRC-32 of all chunk CRCs |
+//! It is the bbolt file that etcd's backend would be, with its SHA-256 behind it, as `etcdctl snapshot save` leaves it:
+//! any member of a cluster can take it over, stock or not. Ours has a backend of another shape; so the file is made
+//! while it is sent, in two passes over one frozen state, of which the first finds out what goes where (`bbolt`).
+//! What only our backend has, the index by key, is left out and built again from the history.
 //!
-//! A stream holds one frozen state of the backend, which knows its own raft index. Installing replaces everything; the
-//! mark `installing` is durable before the first change and goes with the last, so an interrupted install is begun
-//! again from the received file.
+//! A frozen state knows its own raft index. Installing replaces everything; the mark `installing` is durable before the
+//! first change and goes with the last, so an interrupted install is begun again from the received file.
 
 use std::{
-    io::{self, Read as _},
+    io::{self, Write},
     ops::ControlFlow,
 };
 
+use bbolt::{Database, Planner, ReadAt, ReadError, Value, WriteError, digest};
 use bytes::Bytes;
-use proto::raftpb;
+use prost::Message;
+use proto::{mvccpb, raftpb};
 use tokio::sync::oneshot;
 
 use crate::{
-    apply::parse_conf_state,
-    backend::{Backend, BackendError, Batch, Bucket, Read, schema::meta},
+    apply::{conf_state_json, parse_conf_state},
+    backend::{
+        Backend, BackendError, Batch, Bucket, Read,
+        schema::{Revision, index, meta},
+    },
+    disk,
+    membership::Membership,
     mutant::{self, Mutant},
 };
 
-const MAGIC: &[u8; 8] = b"KEELSNP1";
+/// Sent at once.
 const CHUNK_BYTES: usize = 256 << 10;
-/// No chunk is longer: one record may exceed the target length.
-const MAX_CHUNK_BYTES: usize = 512 << 20;
+/// Installed at once.
+const BATCH_BYTES: usize = 1 << 20;
 
 #[derive(Debug)]
 pub enum SnapshotError {
     Backend(BackendError),
     Io(io::Error),
+    Read(ReadError),
+    Write(WriteError),
     Malformed(&'static str),
     /// The backend has not reached the index that raft chose.
     TooOld {
@@ -50,6 +56,8 @@ impl std::fmt::Display for SnapshotError {
         match self {
             SnapshotError::Backend(error) => error.fmt(f),
             SnapshotError::Io(error) => write!(f, "snapshot: {error}"),
+            SnapshotError::Read(error) => write!(f, "snapshot: {error}"),
+            SnapshotError::Write(error) => write!(f, "snapshot: {error}"),
             SnapshotError::Malformed(what) => write!(f, "snapshot: {what}"),
             SnapshotError::TooOld { wanted, found } => {
                 write!(f, "snapshot: the backend is at index {found}, wanted {wanted}")
@@ -73,6 +81,22 @@ impl From<io::Error> for SnapshotError {
     }
 }
 
+impl From<ReadError> for SnapshotError {
+    fn from(error: ReadError) -> SnapshotError {
+        SnapshotError::Read(error)
+    }
+}
+
+impl From<WriteError> for SnapshotError {
+    fn from(error: WriteError) -> SnapshotError {
+        match error {
+            // The only target there is fails for this reason alone.
+            WriteError::Io(_) => SnapshotError::Cancelled,
+            error => SnapshotError::Write(error),
+        }
+    }
+}
+
 /// Index, term and configuration that a backend holds.
 pub fn metadata(backend: &(impl Read + ?Sized)) -> Result<raftpb::SnapshotMetadata, BackendError> {
     let number = |key| -> Result<u64, BackendError> {
@@ -87,108 +111,169 @@ pub fn metadata(backend: &(impl Read + ?Sized)) -> Result<raftpb::SnapshotMetada
     })
 }
 
-/// Streams a frozen state that is at or behind raft index `wanted`; tells its metadata first.
+/// A state that stands still, and the layout of its file.
+pub struct Frozen<'a> {
+    state: Box<dyn Read + 'a>,
+    plan: bbolt::Plan,
+    /// Of the last entry that it holds.
+    pub metadata: raftpb::SnapshotMetadata,
+}
+
+enum Item<'a> {
+    Bucket(&'static str),
+    Entry(&'a [u8], &'a [u8]),
+}
+
+impl<'a> Frozen<'a> {
+    /// Freezes what `backend` holds now.
+    pub fn of(backend: &'a dyn Backend) -> Result<Frozen<'a>, SnapshotError> {
+        let state = backend.freeze();
+        let metadata = metadata(&*state)?;
+        let mut planner = Planner::new(bbolt::PAGE_SIZE)?;
+        items(&*state, &mut |item| match item {
+            Item::Bucket(name) => planner.bucket(name.as_bytes()),
+            Item::Entry(key, value) => planner.entry(key, value.len()),
+        })?;
+        Ok(Frozen { state, plan: planner.finish()?, metadata })
+    }
+
+    /// Length of the file, its digest included.
+    pub fn size_bytes(&self) -> u64 {
+        self.plan.size_bytes() + digest::SHA256_BYTES as u64
+    }
+
+    /// The members, in the form that members up to 3.6 take from a snapshot message.
+    pub fn v2_store(&self) -> Result<String, SnapshotError> {
+        Ok(Membership::load(0, &*self.state)?.to_v2_store(self.metadata.index))
+    }
+
+    /// Sends the file in chunks, the digest as the last of them, until `send` says that nobody takes them any more.
+    pub fn send(&self, send: &mut dyn FnMut(Bytes) -> bool) -> Result<(), SnapshotError> {
+        let chunks = Chunks { gathered: Vec::with_capacity(CHUNK_BYTES), send };
+        let mut writer = bbolt::Writer::planned(self.plan, digest::Sha256Writer::new(chunks))?;
+        items(&*self.state, &mut |item| match item {
+            Item::Bucket(name) => writer.bucket(name.as_bytes()),
+            Item::Entry(key, value) => writer.entry(key, value),
+        })?;
+        let (mut chunks, digest) = writer.finish()?.finish();
+        let rest = chunks.flush();
+        let sent = rest.and_then(|()| chunks.write_all(&digest)).and_then(|()| chunks.flush());
+        sent.map_err(|_| SnapshotError::Cancelled)
+    }
+}
+
+/// All that belongs into a file, in its order.
+fn items(
+    state: &dyn Read,
+    take: &mut dyn FnMut(Item<'_>) -> Result<(), WriteError>,
+) -> Result<(), SnapshotError> {
+    let mut buckets: Vec<Bucket> =
+        Bucket::ALL.into_iter().filter(|bucket| *bucket != Bucket::Index).collect();
+    buckets.sort_by_key(|bucket| bucket.name());
+    for bucket in buckets {
+        take(Item::Bucket(bucket.name()))?;
+        let mut outcome = Ok(());
+        state.scan(bucket, &[], None, &mut |key, value| {
+            if bucket == Bucket::Meta && key == meta::INSTALLING {
+                return ControlFlow::Continue(());
+            }
+            outcome = take(Item::Entry(key, value));
+            if outcome.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        outcome?;
+    }
+    Ok(())
+}
+
+/// Gathers what is written into chunks of one size.
+struct Chunks<'a> {
+    gathered: Vec<u8>,
+    send: &'a mut dyn FnMut(Bytes) -> bool,
+}
+
+impl Write for Chunks<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(CHUNK_BYTES - self.gathered.len());
+        self.gathered.extend_from_slice(&bytes[..taken]);
+        if self.gathered.len() == CHUNK_BYTES {
+            self.flush()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        let chunk = std::mem::replace(&mut self.gathered, Vec::with_capacity(CHUNK_BYTES));
+        if (self.send)(chunk.into()) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+    }
+}
+
+/// What goes ahead of a snapshot's file to a peer.
+pub struct Opening {
+    pub snapshot: raftpb::Snapshot,
+    pub size_bytes: u64,
+}
+
+/// Streams a frozen state that is at or behind raft index `wanted`; tells what it is first.
 pub fn stream(
     backend: &dyn Backend,
     wanted: u64,
-    ready: oneshot::Sender<raftpb::SnapshotMetadata>,
+    ready: oneshot::Sender<Opening>,
     send: &mut dyn FnMut(Bytes) -> bool,
 ) -> Result<(), SnapshotError> {
-    let frozen = backend.freeze();
-    let metadata = metadata(&*frozen)?;
-    if metadata.index < wanted {
-        return Err(SnapshotError::TooOld { wanted, found: metadata.index });
+    let frozen = Frozen::of(backend)?;
+    if frozen.metadata.index < wanted {
+        return Err(SnapshotError::TooOld { wanted, found: frozen.metadata.index });
     }
-    if ready.send(metadata).is_err() {
+    let data = Some(frozen.v2_store()?.into());
+    let snapshot = raftpb::Snapshot { metadata: frozen.metadata.clone(), data };
+    if ready.send(Opening { snapshot, size_bytes: frozen.size_bytes() }).is_err() {
         return Err(SnapshotError::Cancelled);
     }
-    let mut all = crc32fast::Hasher::new();
-    let mut payload = Vec::with_capacity(CHUNK_BYTES + 4096);
-    let mut connected = send(Bytes::from_static(MAGIC));
-    let mut flush = |payload: &mut Vec<u8>| -> bool {
-        let mut chunk = Vec::with_capacity(payload.len() + 8);
-        let crc = crc32fast::hash(payload);
-        all.update(&crc.to_le_bytes());
-        chunk.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-        chunk.extend_from_slice(&crc.to_le_bytes());
-        chunk.append(payload);
-        send(chunk.into())
-    };
-    for bucket in Bucket::ALL {
-        frozen.scan(bucket, &[], None, &mut |key, value| {
-            payload.push(bucket as u8);
-            payload.extend_from_slice(&(key.len() as u32).to_le_bytes());
-            payload.extend_from_slice(&(value.len() as u32).to_le_bytes());
-            payload.extend_from_slice(key);
-            payload.extend_from_slice(value);
-            if payload.len() >= CHUNK_BYTES {
-                connected = flush(&mut payload);
-            }
-            if connected { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        })?;
-    }
-    if !payload.is_empty() {
-        connected = connected && flush(&mut payload);
-    }
-    let mut end = vec![0; 4];
-    end.extend_from_slice(&all.finalize().to_le_bytes());
-    if connected && send(end.into()) { Ok(()) } else { Err(SnapshotError::Cancelled) }
+    frozen.send(send)
 }
 
-/// Reads a stream, handing over each chunk's records; the whole stream was checked when this returns `Ok`.
-pub fn read(
-    from: &mut impl io::Read,
-    record: &mut dyn FnMut(Bucket, &[u8], &[u8]) -> Result<(), SnapshotError>,
-) -> Result<(), SnapshotError> {
-    let mut magic = [0; 8];
-    from.read_exact(&mut magic)?;
-    if &magic != MAGIC {
-        return Err(SnapshotError::Malformed("not a snapshot stream"));
+/// A file of the disk seam, as a database is read.
+pub struct Stored<'a>(pub &'a dyn disk::File);
+
+impl ReadAt for Stored<'_> {
+    fn size_bytes(&self) -> io::Result<u64> {
+        self.0.len()
     }
-    let mut all = crc32fast::Hasher::new();
-    let mut payload = Vec::new();
-    loop {
-        let mut header = [0; 8];
-        from.read_exact(&mut header)?;
-        let len = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
-        let crc = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
-        if len == 0 {
-            let whole = all.finalize() == crc;
-            return if whole {
-                Ok(())
-            } else {
-                Err(SnapshotError::Malformed("checksum of the whole differs"))
-            };
-        }
-        if len > MAX_CHUNK_BYTES {
-            return Err(SnapshotError::Malformed("chunk too long"));
-        }
-        payload.clear();
-        if from.by_ref().take(len as u64).read_to_end(&mut payload)? < len {
-            return Err(SnapshotError::Malformed("cut short"));
-        }
-        if crc32fast::hash(&payload) != crc {
-            return Err(SnapshotError::Malformed("checksum of a chunk differs"));
-        }
-        all.update(&crc.to_le_bytes());
-        let mut rest = payload.as_slice();
-        while !rest.is_empty() {
-            let (bucket, key, value, tail) =
-                split_record(rest).ok_or(SnapshotError::Malformed("record runs over its chunk"))?;
-            record(bucket, key, value)?;
-            rest = tail;
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        match self.0.read_at(buffer, offset)? == buffer.len() {
+            true => Ok(()),
+            false => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
 }
 
-fn split_record(bytes: &[u8]) -> Option<(Bucket, &[u8], &[u8], &[u8])> {
-    let (header, rest) = bytes.split_at_checked(9)?;
-    let bucket = *Bucket::ALL.get(usize::from(header[0]))?;
-    let key_len = u32::from_le_bytes(header[1..5].try_into().ok()?) as usize;
-    let value_len = u32::from_le_bytes(header[5..9].try_into().ok()?) as usize;
-    let (key, rest) = rest.split_at_checked(key_len)?;
-    let (value, rest) = rest.split_at_checked(value_len)?;
-    Some((bucket, key, value, rest))
+/// Reads all of a received file: its digest, if it has one (a stock member sends none), its structure, its history.
+pub fn verify(file: &impl ReadAt) -> Result<(), SnapshotError> {
+    if digest::has_sha256(file.size_bytes()?) {
+        let tail = digest::sha256_tail(file)?;
+        if tail.is_none_or(|tail| tail.stored != tail.computed) {
+            return Err(SnapshotError::Malformed("its SHA-256 differs"));
+        }
+    }
+    let database = Database::new(file)?;
+    database.check()?;
+    for bucket in [Bucket::Key, Bucket::Meta] {
+        if database.bucket(bucket.name().as_bytes())?.is_none() {
+            return Err(SnapshotError::Malformed("not the database of an etcd"));
+        }
+    }
+    let mut batch = Batch::default();
+    entries(file, &mut |bucket, key, value| {
+        if bucket == Bucket::Key {
+            batch.clear();
+            put_index(key, value, &mut batch)?;
+        }
+        Ok(())
+    })
 }
 
 /// Few keys are above it, and those are deleted one by one.
@@ -203,10 +288,15 @@ fn delete_from(backend: &dyn Backend, bucket: Bucket, start: &[u8]) -> Result<()
     Ok(backend.write(&batch)?)
 }
 
-/// Replaces everything in `backend` by the stream, which `read` must have found whole before.
-pub fn install(backend: &dyn Backend, index: u64, from: &mut impl io::Read) -> Result<(), SnapshotError> {
+/// Replaces everything in `backend` by the file, which `verify` must have found whole before. `metadata`: what it
+/// stands for.
+pub fn install(
+    backend: &dyn Backend,
+    metadata: &raftpb::SnapshotMetadata,
+    file: &impl ReadAt,
+) -> Result<(), SnapshotError> {
     let mut mark = Batch::default();
-    mark.put(Bucket::Meta, meta::INSTALLING, &index.to_be_bytes());
+    mark.put(Bucket::Meta, meta::INSTALLING, &metadata.index.to_be_bytes());
     backend.write(&mark)?;
     backend.flush()?;
     for bucket in Bucket::ALL {
@@ -228,23 +318,61 @@ pub fn install(backend: &dyn Backend, index: u64, from: &mut impl io::Read) -> R
     // What makes the state count comes last, together with the removal of the mark.
     let mut last = Batch::default();
     last.delete(Bucket::Meta, meta::INSTALLING);
-    read(from, &mut |bucket, key, value| {
+    entries(file, &mut |bucket, key, value| {
         if bucket == Bucket::Meta {
             last.put(bucket, key, value);
             return Ok(());
         }
         batch.put(bucket, key, value);
-        if batch.size_bytes() >= 1 << 20 {
+        if bucket == Bucket::Key {
+            put_index(key, value, &mut batch)?;
+        }
+        if batch.size_bytes() >= BATCH_BYTES {
             backend.write(&batch)?;
             batch.clear();
         }
         Ok(())
     })?;
+    // Members up to 3.4 keep less of this in their database, and a restored one may hold what was before.
+    last.put(Bucket::Meta, meta::CONSISTENT_INDEX, &metadata.index.to_be_bytes());
+    last.put(Bucket::Meta, meta::TERM, &metadata.term.to_be_bytes());
+    if !metadata.conf_state.voters.is_empty() {
+        last.put(Bucket::Meta, meta::CONF_STATE, &conf_state_json(&metadata.conf_state));
+    }
     if !mutant::on(Mutant::A12) {
         backend.write(&batch)?;
     }
     backend.write(&last)?;
     Ok(backend.flush()?)
+}
+
+/// The entries of all buckets that a backend of ours has too.
+fn entries(
+    file: &impl ReadAt,
+    take: &mut dyn FnMut(Bucket, &[u8], &[u8]) -> Result<(), SnapshotError>,
+) -> Result<(), SnapshotError> {
+    let database = Database::new(file)?;
+    for bucket in Bucket::ALL.into_iter().filter(|bucket| *bucket != Bucket::Index) {
+        let Some(found) = database.bucket(bucket.name().as_bytes())? else { continue };
+        let mut cursor = database.cursor(&found)?;
+        while let Some(entry) = cursor.next_entry()? {
+            let Value::Bytes(value) = entry.value else {
+                return Err(SnapshotError::Malformed("a bucket where a value belongs"));
+            };
+            take(bucket, entry.key, value)?;
+        }
+    }
+    Ok(())
+}
+
+/// The index entry of a change in the history.
+fn put_index(key: &[u8], value: &[u8], batch: &mut Batch) -> Result<(), SnapshotError> {
+    let malformed = SnapshotError::Malformed;
+    let (revision, is_tombstone) = Revision::decode(key).ok_or(malformed("a change without a revision"))?;
+    let kv = mvccpb::KeyValue::decode(value).map_err(|_| malformed("a change that is no key-value"))?;
+    let value = index::value(revision.sub, is_tombstone);
+    batch.put(Bucket::Index, &index::key(&kv.key, revision.main), &value);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -255,39 +383,53 @@ mod tests {
     fn filled() -> Memory {
         let backend = Memory::default();
         let mut batch = Batch::default();
-        for number in 0..10_000_u32 {
-            batch.put(Bucket::Key, &number.to_be_bytes(), &[7; 100]);
+        for number in 2..10_000 {
+            let kv = mvccpb::KeyValue {
+                key: format!("k{}", number % 700).into(),
+                value: vec![7; 100].into(),
+                mod_revision: number,
+                ..Default::default()
+            };
+            let key = Revision::new(number, 0).encode(false);
+            let value = kv.encode_to_vec();
+            batch.put(Bucket::Key, &key, &value);
+            put_index(&key, &value, &mut batch).unwrap();
         }
+        batch.put(Bucket::Lease, &1_u64.to_be_bytes(), b"lease");
         batch.put(Bucket::Meta, meta::CONSISTENT_INDEX, &9_u64.to_be_bytes());
         batch.put(Bucket::Meta, meta::TERM, &2_u64.to_be_bytes());
-        batch.put(Bucket::Meta, meta::CONF_STATE, br#"{"voters":[1],"auto_leave":false}"#);
+        let voters = raftpb::ConfState { voters: vec![1], ..Default::default() };
+        batch.put(Bucket::Meta, meta::CONF_STATE, &conf_state_json(&voters));
         backend.write(&batch).unwrap();
         backend
     }
 
-    fn streamed(backend: &Memory) -> (raftpb::SnapshotMetadata, Vec<u8>) {
-        let (ready, mut metadata) = oneshot::channel();
+    fn streamed(backend: &Memory) -> (Opening, Vec<u8>) {
+        let (ready, mut opening) = oneshot::channel();
         let mut bytes = Vec::new();
         stream(backend, 9, ready, &mut |chunk| {
             bytes.extend_from_slice(&chunk);
             true
         })
         .unwrap();
-        (metadata.try_recv().unwrap(), bytes)
+        (opening.try_recv().unwrap(), bytes)
     }
 
     #[test]
     fn an_install_replaces_everything() {
         let source = filled();
-        let (metadata, bytes) = streamed(&source);
-        assert_eq!((metadata.index, metadata.term, metadata.conf_state.voters), (9, 2, vec![1]));
+        let (opening, bytes) = streamed(&source);
+        let metadata = opening.snapshot.metadata;
+        assert_eq!((metadata.index, metadata.term, &metadata.conf_state.voters), (9, 2, &vec![1]));
+        assert_eq!(opening.size_bytes, bytes.len() as u64);
         let target = Memory::default();
         let mut batch = Batch::default();
         batch.put(Bucket::Lease, b"stale", b"");
         batch.put(Bucket::Index, &[0xff; 80], b"stale");
         batch.put(Bucket::Meta, b"stale", b"");
         target.write(&batch).unwrap();
-        install(&target, 9, &mut bytes.as_slice()).unwrap();
+        verify(&bytes.as_slice()).unwrap();
+        install(&target, &metadata, &bytes.as_slice()).unwrap();
         for bucket in Bucket::ALL {
             let all = |backend: &Memory| {
                 let mut all = Vec::new();
@@ -298,7 +440,7 @@ mod tests {
                 backend.scan(bucket, &[], None, &mut visit).unwrap();
                 all
             };
-            assert_eq!(all(&source), all(&target));
+            assert_eq!(all(&source), all(&target), "{}", bucket.name());
         }
     }
 
@@ -308,8 +450,8 @@ mod tests {
         for at in (0..bytes.len()).step_by(bytes.len() / 50) {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;
-            assert!(read(&mut damaged.as_slice(), &mut |_, _, _| Ok(())).is_err(), "byte {at}");
-            assert!(read(&mut &bytes[..at], &mut |_, _, _| Ok(())).is_err(), "cut at {at}");
+            assert!(verify(&damaged.as_slice()).is_err(), "byte {at}");
+            assert!(verify(&&bytes[..at]).is_err(), "cut at {at}");
         }
     }
 

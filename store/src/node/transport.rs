@@ -1,12 +1,12 @@
 //! Where raft messages go: the seam between the raft thread and the peer transport.
 //!
-//! A snapshot message gets its data here: the metadata raft chose is replaced by that of the state really sent, which
+//! A snapshot message gets its data here: the snapshot raft chose is replaced by that of the state really sent, which
 //! is never older.
 
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::Bytes;
@@ -14,7 +14,12 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use proto::raftpb::{self, MessageType};
 
-use super::{backend_loop, mailbox::Sender, raft_loop, snapshot};
+use super::{
+    backend_loop,
+    mailbox::Sender,
+    raft_loop,
+    snapshot::{self, Opening},
+};
 use crate::{
     backend::Backend,
     peer::{self, BoxFuture, Transport, client::Client},
@@ -62,7 +67,7 @@ impl Peers {
     fn send_snapshot(&self, mut message: raftpb::Message) {
         let to = message.to;
         let (sender, chunks) = tokio::sync::mpsc::channel(4);
-        let (ready, metadata) = tokio::sync::oneshot::channel();
+        let (ready, opening) = tokio::sync::oneshot::channel();
         let backend = self.backend.clone();
         let wanted = message.snapshot.metadata.index;
         let backend_loop = self.backend_loop.clone();
@@ -76,18 +81,18 @@ impl Peers {
         });
         let (transport, raft) = (self.transport.clone(), self.raft.clone());
         self.runtime.spawn(async move {
-            let Ok(metadata) = metadata.await else {
+            let Ok(Opening { snapshot, size_bytes }) = opening.await else {
                 let _ = raft.send(raft_loop::Input::Event(Event::SnapshotStatus { peer: to, ok: false }));
                 return;
             };
-            message.snapshot.metadata = metadata;
-            transport.send_snapshot(to, message, ChannelBody(chunks).boxed_unsync());
+            message.snapshot = snapshot;
+            transport.send_snapshot(to, message, ChannelBody { chunks, left: size_bytes }.boxed_unsync());
         });
     }
 }
 
 /// The backend follows what is applied at a short distance: lets it catch up with `wanted`, for a while.
-fn wait_for_backend(backend: &dyn Backend, backend_loop: &Sender<backend_loop::Input>, wanted: u64) {
+pub fn wait_for_backend(backend: &dyn Backend, backend_loop: &Sender<backend_loop::Input>, wanted: u64) {
     for _ in 0..BACKEND_LOOKS {
         // A failure to read shows when the snapshot is read.
         if snapshot::metadata(backend).is_ok_and(|metadata| metadata.index >= wanted)
@@ -103,8 +108,11 @@ fn wait_for_backend(backend: &dyn Backend, backend_loop: &Sender<backend_loop::I
 const BACKEND_LOOK: std::time::Duration = std::time::Duration::from_millis(2);
 const BACKEND_LOOKS: u32 = 1000;
 
-/// A body that yields what arrives on a channel.
-struct ChannelBody(tokio::sync::mpsc::Receiver<bytes::Bytes>);
+/// A body that yields what arrives on a channel. The receiver learns its length first, and so whether all came.
+struct ChannelBody {
+    chunks: tokio::sync::mpsc::Receiver<bytes::Bytes>,
+    left: u64,
+}
 
 impl http_body::Body for ChannelBody {
     type Data = bytes::Bytes;
@@ -114,6 +122,16 @@ impl http_body::Body for ChannelBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, peer::BoxError>>> {
-        self.0.poll_recv(cx).map(|chunk| chunk.map(|chunk| Ok(http_body::Frame::data(chunk))))
+        let chunk = ready!(self.chunks.poll_recv(cx));
+        self.left = self.left.saturating_sub(chunk.as_ref().map_or(0, Bytes::len) as u64);
+        Poll::Ready(chunk.map(|chunk| Ok(http_body::Frame::data(chunk))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.left)
     }
 }

@@ -1,13 +1,13 @@
 //! Bootstrap: finds the member in its data directory, or founds it there.
 //!
 //! A new member of a new cluster writes what every other one writes: one configuration change per initial member, in
-//! order of IDs, at term 1, committed. A restart reads the newest snapshot marker, the log behind it, and the backend,
+//! order of IDs, at term 1, committed. One that joins a running cluster (`join`) begins with an empty log, which the
+//! leader fills. A restart reads the newest snapshot marker, the log behind it, and the backend,
 //! which is at or past the marker; what the backend lacks is applied again from the log.
 //! Everything found is checked against everything else before anything is changed.
 
 use std::{
     fs,
-    io::BufReader,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,7 +15,11 @@ use std::{
 use prost::Message;
 use proto::{etcdserverpb, raftpb, walpb};
 
-use super::{StartError, failed};
+use super::{
+    StartError, failed, force,
+    join::Joined,
+    takeover::{STOCK_DATABASE, take_over},
+};
 use crate::{
     apply::{alarm::Alarms, conf_state_json},
     backend::{
@@ -46,37 +50,40 @@ const BACKEND_DIR: &str = "kv";
 /// Opens the backend that belongs into a directory.
 pub type OpenBackend<'a> = &'a dyn Fn(&Path) -> Result<Arc<dyn Backend>, BackendError>;
 
+/// Whether there is a member to be found; otherwise it is to be founded, or joins.
+pub fn exists(config: &Config, disk: &dyn Disk) -> Result<bool, StartError> {
+    wal::exists(disk, &config.wal_dir_path()).map_err(failed("write-ahead log"))
+}
+
 /// Checks the data directory of the machine, then does as `member` with RocksDB for a backend.
-pub fn bootstrap(config: &Config, disk: Arc<dyn Disk>) -> Result<Found, StartError> {
+pub fn bootstrap(config: &Config, joined: Option<&Joined>, disk: Arc<dyn Disk>) -> Result<Found, StartError> {
     let data_dir = config.data_dir_path();
     check_data_dir(&data_dir)?;
-    let snap_dir = config.member_dir_path().join("snap");
-    if snap_dir.join("db").exists() && !snap_dir.join(BACKEND_DIR).exists() {
-        return Err(StartError(format!(
-            "{} holds the data of a stock etcd (snap/db): taking it over in place is not supported yet",
-            data_dir.display()
-        )));
-    }
     let open = |dir: &Path| -> Result<Arc<dyn Backend>, BackendError> {
         Ok(Rocks::open(dir, rocks::Settings::default())?)
     };
-    member(config, disk, &open, wal::Options::default())
+    member(config, joined, disk, &open, wal::Options::default())
 }
 
-/// Finds the member on the disk, or founds it.
+/// Finds the member on the disk, or founds it: in the cluster it joined, or in a new one.
 pub fn member(
     config: &Config,
+    joined: Option<&Joined>,
     disk: Arc<dyn Disk>,
     open: OpenBackend<'_>,
     wal_options: wal::Options,
 ) -> Result<Found, StartError> {
     let snap_dir = config.member_dir_path().join("snap");
     let wal_dir = config.wal_dir_path();
-    let exists = wal::exists(&*disk, &wal_dir).map_err(failed("write-ahead log"))?;
+    let exists = exists(config, &*disk)?;
     disk.create_dir_all(&snap_dir).map_err(failed("cannot create data directory"))?;
     let open = || open(&snap_dir.join(BACKEND_DIR)).map_err(failed("backend"));
     let place = Place { disk, snap_dir: &snap_dir, wal_dir: &wal_dir, wal_options, open: &open };
-    if exists { restart(config, place) } else { found(config, place) }
+    match (exists, joined) {
+        (true, _) => restart(config, place),
+        (false, Some(joined)) => join(joined, place),
+        (false, None) => found(config, place),
+    }
 }
 
 fn check_data_dir(data_dir: &Path) -> Result<(), StartError> {
@@ -104,87 +111,115 @@ struct Place<'a> {
     open: &'a dyn Fn() -> Result<Arc<dyn Backend>, StartError>,
 }
 
+/// What every founder of a new cluster writes.
+struct Founding {
+    id: u64,
+    cluster_id: u64,
+    conf_state: raftpb::ConfState,
+    hard_state: raftpb::HardState,
+    entries: Vec<raftpb::Entry>,
+}
+
+impl Founding {
+    fn of(config: &Config) -> Result<Founding, StartError> {
+        let initial = config.initial_cluster().map_err(|error| StartError(error.0))?;
+        initial.verify(&config.name).map_err(|error| StartError(error.0))?;
+        let mut members: Vec<Member> = initial
+            .members()
+            .map(|(name, urls)| {
+                let urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
+                Member::initial(name, &urls, &config.initial_cluster_token)
+            })
+            .collect();
+        members.sort_by_key(|member| member.id);
+        if members.windows(2).any(|pair| pair[0].id == pair[1].id) {
+            return Err(StartError("two members of --initial-cluster have the same peer URLs".into()));
+        }
+        let own = members.iter().find(|member| member.name == config.name);
+        let id = own.expect("`verify` has found it").id;
+        let voters: Vec<u64> = members.iter().map(|member| member.id).collect();
+        let entries: Vec<raftpb::Entry> = members
+            .iter()
+            .zip(1..)
+            .map(|(member, index)| {
+                let change = raftpb::ConfChange {
+                    r#type: raftpb::ConfChangeType::ConfChangeAddNode as i32,
+                    node_id: member.id,
+                    context: Some(member.to_json().into()),
+                    ..Default::default()
+                };
+                raftpb::Entry {
+                    r#type: raftpb::EntryType::EntryConfChange as i32,
+                    term: 1,
+                    index,
+                    data: Some(change.encode_to_vec().into()),
+                }
+            })
+            .collect();
+        Ok(Founding {
+            id,
+            cluster_id: ids::cluster_id(&voters),
+            hard_state: raftpb::HardState { term: 1, vote: 0, commit: entries.len() as u64 },
+            conf_state: raftpb::ConfState { voters, ..Default::default() },
+            entries,
+        })
+    }
+
+    fn save(&self, wal: &mut Wal) -> Result<(), StartError> {
+        let entries = self.entries.iter().map(EntryRef::from);
+        wal.save(Some(&self.hard_state), entries).map_err(failed("write-ahead log"))?;
+        wal.sync().map_err(failed("write-ahead log"))
+    }
+}
+
 /// Founds a member of a new cluster.
 fn found(config: &Config, place: Place<'_>) -> Result<Found, StartError> {
-    let Place { disk, snap_dir, wal_dir, wal_options, open } = place;
-    if config.initial_cluster_state == ClusterState::Existing {
-        return Err(StartError(
-            "joining an existing cluster is not supported yet; start with --initial-cluster-state=new".into(),
-        ));
-    }
-    let initial = config.initial_cluster().map_err(|error| StartError(error.0))?;
-    initial.verify(&config.name).map_err(|error| StartError(error.0))?;
-    let mut members: Vec<Member> = initial
-        .members()
-        .map(|(name, urls)| {
-            let urls: Vec<String> = urls.iter().map(ToString::to_string).collect();
-            Member::initial(name, &urls, &config.initial_cluster_token)
-        })
-        .collect();
-    members.sort_by_key(|member| member.id);
-    if members.windows(2).any(|pair| pair[0].id == pair[1].id) {
-        return Err(StartError("two members of --initial-cluster have the same peer URLs".into()));
-    }
-    let id = members.iter().find(|member| member.name == config.name).map(|member| member.id).ok_or_else(
-        || {
-            StartError(format!(
-                "couldn't find local name {:?} in the initial cluster configuration",
-                config.name
-            ))
-        },
-    )?;
-    let voters: Vec<u64> = members.iter().map(|member| member.id).collect();
-    let cluster_id = ids::cluster_id(&voters);
-
-    let backend = open()?;
-    if backend.get(Bucket::Meta, meta::CONSISTENT_INDEX).map_err(failed("backend"))?.is_some() {
-        return Err(StartError(format!(
-            "{} holds data, but its write-ahead log {} is gone: restore the log, or remove the data directory and \
-             rejoin the cluster",
-            snap_dir.display(),
-            wal_dir.display()
-        )));
-    }
-    let metadata = etcdserverpb::Metadata { node_id: id, cluster_id };
-    let mut wal = Wal::create(disk, wal_dir, &metadata, wal_options).map_err(failed("write-ahead log"))?;
-    let entries: Vec<raftpb::Entry> = members
-        .iter()
-        .zip(1..)
-        .map(|(member, index)| {
-            let change = raftpb::ConfChange {
-                r#type: raftpb::ConfChangeType::ConfChangeAddNode as i32,
-                node_id: member.id,
-                context: Some(member.to_json().into()),
-                ..Default::default()
-            };
-            raftpb::Entry {
-                r#type: raftpb::EntryType::EntryConfChange as i32,
-                term: 1,
-                index,
-                data: Some(change.encode_to_vec().into()),
-            }
-        })
-        .collect();
-    let hard_state = raftpb::HardState { term: 1, vote: 0, commit: entries.len() as u64 };
-    wal.save(Some(&hard_state), entries.iter().map(EntryRef::from)).map_err(failed("write-ahead log"))?;
-    wal.sync().map_err(failed("write-ahead log"))?;
-    let conf_state = raftpb::ConfState { voters, ..Default::default() };
+    let founding = Founding::of(config)?;
+    let Founding { id, cluster_id, .. } = founding;
+    let (mut wal, backend) = place.create(id, cluster_id)?;
+    founding.save(&mut wal)?;
     tracing::info!(
         member_id = format!("{id:x}"),
         cluster_id = format!("{cluster_id:x}"),
         "starting a new member of a new cluster"
     );
-    assemble(
-        id,
-        cluster_id,
-        wal,
-        backend,
-        &raftpb::SnapshotMetadata::default(),
-        hard_state,
-        entries,
-        Some(conf_state),
-        None,
-    )
+    let Founding { conf_state, hard_state, entries, .. } = founding;
+    let marker = raftpb::SnapshotMetadata::default();
+    assemble(id, cluster_id, wal, backend, &marker, hard_state, entries, Some(conf_state), None)
+}
+
+/// Founds a member of a running cluster, which knows it already.
+fn join(joined: &Joined, place: Place<'_>) -> Result<Found, StartError> {
+    let Joined { id, cluster_id, .. } = *joined;
+    let (wal, backend) = place.create(id, cluster_id)?;
+    tracing::info!(
+        member_id = format!("{id:x}"),
+        cluster_id = format!("{cluster_id:x}"),
+        "starting a new member of an existing cluster"
+    );
+    let marker = raftpb::SnapshotMetadata::default();
+    let hard_state = raftpb::HardState::default();
+    assemble(id, cluster_id, wal, backend, &marker, hard_state, Vec::new(), None, None)
+}
+
+impl Place<'_> {
+    /// An empty log, and a backend that must be empty too.
+    fn create(&self, node_id: u64, cluster_id: u64) -> Result<(Wal, Arc<dyn Backend>), StartError> {
+        let backend = (self.open)()?;
+        let stock = disk::exists(&*self.disk, &self.snap_dir.join(STOCK_DATABASE));
+        let stock = stock.map_err(failed("cannot look for a stock database"))?;
+        if stock || backend.get(Bucket::Meta, meta::CONSISTENT_INDEX).map_err(failed("backend"))?.is_some() {
+            return Err(StartError(format!(
+                "{} holds data, but its write-ahead log {} is gone: restore the log, or remove the data directory and \
+                 rejoin the cluster",
+                self.snap_dir.display(),
+                self.wal_dir.display()
+            )));
+        }
+        let metadata = etcdserverpb::Metadata { node_id, cluster_id };
+        let wal = Wal::create(self.disk.clone(), self.wal_dir, &metadata, self.wal_options);
+        Ok((wal.map_err(failed("write-ahead log"))?, backend))
+    }
 }
 
 fn restart(config: &Config, place: Place<'_>) -> Result<Found, StartError> {
@@ -201,13 +236,14 @@ fn restart(config: &Config, place: Place<'_>) -> Result<Found, StartError> {
     }
     let marker = found.snapshot.unwrap_or_default().metadata;
     let from = walpb::Snapshot { index: marker.index, term: marker.term, conf_state: None };
-    let (wal, recovered) =
+    let (mut wal, mut recovered) =
         Wal::open(disk.clone(), wal_dir, &from, wal_options).map_err(failed("write-ahead log"))?;
     if let Some((file, offset)) = &recovered.torn {
         tracing::warn!(file = %file.display(), offset, "cut off a torn write at the end of the log");
     }
     let etcdserverpb::Metadata { node_id, cluster_id } = recovered.metadata;
     let backend = open()?;
+    take_over(&*disk, &*backend, snap_dir, &marker, &recovered.entries)?;
     finish_install(&*disk, &*backend, snap_dir, &marker)?;
     let membership = Membership::load(cluster_id, &*backend).map_err(failed("backend"))?;
     if membership.members().next().is_some()
@@ -237,6 +273,39 @@ fn restart(config: &Config, place: Place<'_>) -> Result<Found, StartError> {
             "the data directory was written by a member of another name"
         );
     }
+    if marker.index == 0 && recovered.entries.is_empty() && config.initial_cluster_state == ClusterState::New
+    {
+        // A crash came between the log's creation and its first entries.
+        let founding = Founding::of(config)?;
+        if (founding.id, founding.cluster_id) == (node_id, cluster_id) {
+            founding.save(&mut wal)?;
+            (recovered.hard_state, recovered.entries) = (founding.hard_state, founding.entries);
+        }
+    }
+    if config.force_new_cluster {
+        let own = membership.get(node_id).cloned().unwrap_or_else(|| Member {
+            id: node_id,
+            peer_urls: config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect(),
+            ..Member::default()
+        });
+        let applied = snapshot::metadata(&*backend).map_err(failed("backend"))?;
+        let (hard_state, entries) = (&mut recovered.hard_state, &mut recovered.entries);
+        hard_state.commit = hard_state.commit.max(applied.index).max(marker.index);
+        let state = match applied.conf_state.voters.is_empty() {
+            true => initial_conf_state(entries)?,
+            false => applied.conf_state,
+        };
+        let new = force::stand_alone(&own, &state, applied.index, hard_state, entries)?;
+        tracing::warn!(
+            commit_index = hard_state.commit,
+            changes = new,
+            "forcing a new cluster of this member alone; never start its former peers again"
+        );
+        let first = entries.len() - new;
+        wal.save(Some(hard_state), entries[first..].iter().map(EntryRef::from))
+            .map_err(failed("write-ahead log"))?;
+        wal.sync().map_err(failed("write-ahead log"))?;
+    }
     let tree = load_tree(&*disk, &snap_dir.join(TREE_FILE));
     tracing::info!(
         member_id = format!("{node_id:x}"),
@@ -259,7 +328,13 @@ fn finish_install(
     let found = snapshot::metadata(backend).map_err(failed("backend"))?.index;
     let index = match installing.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?))) {
         Some(index) if mutant::on(Mutant::K3) => index,
-        Some(index) => index.max(marker.index),
+        Some(index) if index > marker.index => {
+            return Err(StartError(format!(
+                "the data are those of an unfinished snapshot at index {index}, whose marker is gone; remove the data \
+                 directory and rejoin the cluster"
+            )));
+        }
+        Some(_) => marker.index,
         None if found < marker.index => marker.index,
         None => return Ok(()),
     };
@@ -273,8 +348,10 @@ fn finish_install(
     })?;
     // It may not be there.
     let _ = disk.remove_file(&snap_dir.join(TREE_FILE));
-    let mut stream = BufReader::with_capacity(1 << 20, disk::Reader::new(&*file));
-    snapshot::install(backend, index, &mut stream).map_err(failed("snapshot"))?;
+    let stored = snapshot::Stored(&*file);
+    snapshot::verify(&stored).map_err(failed("snapshot"))?;
+    let metadata = raftpb::SnapshotMetadata { index, ..marker.clone() };
+    snapshot::install(backend, &metadata, &stored).map_err(failed("snapshot"))?;
     disk.remove_file(&path).map_err(failed("snapshot"))
 }
 
@@ -311,8 +388,8 @@ fn assemble(
             hard_state.commit
         )));
     }
-    // A crash before the first flush: the log alone tells who votes.
-    if applied.conf_state.voters.is_empty() {
+    // A crash before the first flush: the log alone tells who votes. One that has joined and heard nothing knows nobody.
+    if applied.conf_state.voters.is_empty() && !entries.is_empty() {
         applied.conf_state = initial_conf_state(&entries)?;
     }
     // The commit index is written lazily; what was applied was committed.
@@ -375,7 +452,8 @@ mod tests {
 
         fn start(&self) -> Result<Found, StartError> {
             let open = |_: &Path| Ok(self.memory.clone() as Arc<dyn Backend>);
-            member(&self.config, self.disk.clone(), &open, wal::Options { segment_bytes: 64 << 10 })
+            let options = wal::Options { segment_bytes: 64 << 10 };
+            member(&self.config, None, self.disk.clone(), &open, options)
         }
     }
 

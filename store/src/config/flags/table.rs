@@ -477,7 +477,12 @@ pub static FLAGS: &[Flag] = &[
         Kind::Count(|c| &mut c.value_cache_bytes),
         "Memory in bytes for cached values (0: 256 MiB); others are read from disk.",
     ),
-    unsupported_switch("force-new-cluster", Group::Unsafe, "forcing a one-member cluster is not implemented"),
+    Flag::new(
+        "force-new-cluster",
+        Group::Unsafe,
+        Kind::Switch(|c| &mut c.force_new_cluster),
+        "Go on alone with the data here: all other members are removed. For a cluster that lost its quorum.",
+    ),
     Flag::new(
         "unsafe-no-fsync",
         Group::Unsafe,

@@ -1,0 +1,189 @@
+//! Joining: what a member without data learns of the cluster that it was added to.
+//!
+//! Asks the other members of `--initial-cluster` over their peer URLs, and believes the first that answers. The IDs are
+//! the cluster's: the list only has to name the same URLs.
+//! Source: etcd `server/etcdserver/bootstrap.go`, `cluster_util.go`.
+
+use std::{collections::BTreeSet, net::ToSocketAddrs, time::Duration};
+
+use super::StartError;
+use crate::{
+    config::{Config, InitialCluster, MIN_CLUSTER_VERSION, Url, VERSION},
+    membership::Member,
+    peer::client::Client,
+};
+
+/// Longest wait for one member's answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A cluster that a member was added to, as its members see it.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// Of the new member.
+    pub id: u64,
+    pub cluster_id: u64,
+    pub members: Vec<Member>,
+}
+
+/// Finds the running cluster, and this member in it.
+pub async fn find(config: &Config, client: &Client) -> Result<Joined, StartError> {
+    let initial = config.initial_cluster().map_err(|error| StartError(error.0))?;
+    initial.verify(&config.name).map_err(|error| StartError(error.0))?;
+    verify_advertised(config, &initial)?;
+    let (cluster_id, members) = fetch(config, &initial, client).await?;
+    let id = identify(config, &initial, &members)
+        .map_err(|why| StartError(format!("error validating peerURLs {initial}: {why}")))?;
+    if !is_compatible(id, &members, client).await {
+        return Err(StartError("incompatible with current running cluster".into()));
+    }
+    Ok(Joined { id, cluster_id, members })
+}
+
+/// Refuses an own entry in `--initial-cluster` that differs from what this member advertises.
+pub fn verify_advertised(config: &Config, initial: &InitialCluster) -> Result<(), StartError> {
+    initial
+        .verify_advertised(&config.name, &config.initial_advertise_peer_urls, resolve)
+        .map_err(|error| StartError(error.0))
+}
+
+/// A URL with its host name replaced by an address, where it has one.
+fn resolve(url: &Url) -> String {
+    let address = (url.host(), url.port()).to_socket_addrs().ok().and_then(|mut found| found.next());
+    match address {
+        Some(address) if url.socket_path().is_none() => format!("{}://{address}", url.scheme().as_str()),
+        _ => url.to_string(),
+    }
+}
+
+async fn fetch(
+    config: &Config,
+    initial: &InitialCluster,
+    client: &Client,
+) -> Result<(u64, Vec<Member>), StartError> {
+    let others = initial.members().filter(|(name, _)| *name != config.name).flat_map(|(_, urls)| urls);
+    for url in others {
+        let answer = match get(client, &url.to_string(), "/members").await {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::warn!(%url, error, "failed to get cluster response");
+                continue;
+            }
+        };
+        let cluster_id = answer.headers().get("x-etcd-cluster-id").and_then(|id| id.to_str().ok());
+        let cluster_id = cluster_id.and_then(|id| u64::from_str_radix(id, 16).ok());
+        let members = serde_json::from_slice::<Vec<Member>>(answer.body());
+        match (cluster_id, members) {
+            (Some(cluster_id), Ok(members)) if !members.is_empty() => return Ok((cluster_id, members)),
+            (Some(_), Ok(_)) => {
+                tracing::warn!(%url, "failed to get raft cluster member(s) from the given URLs")
+            }
+            (None, _) => tracing::warn!(%url, "failed to parse cluster ID"),
+            (_, Err(error)) => tracing::warn!(%url, %error, "failed to unmarshal cluster response"),
+        }
+    }
+    Err(StartError(
+        "cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs"
+            .into(),
+    ))
+}
+
+async fn get(client: &Client, url: &str, path: &'static str) -> Result<http::Response<bytes::Bytes>, String> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, client.get(url, path)).await {
+        Ok(Ok(answer)) if answer.status() == http::StatusCode::OK => Ok(answer),
+        Ok(Ok(answer)) => Err(answer.status().to_string()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("no answer in time".into()),
+    }
+}
+
+/// The ID that the cluster gave to the member of this name; every member must be listed with its URLs.
+fn identify(config: &Config, initial: &InitialCluster, members: &[Member]) -> Result<u64, String> {
+    if members.len() != initial.len() {
+        return Err("member count is unequal".into());
+    }
+    let as_set = |urls: &[Url]| urls.iter().map(resolve).collect::<BTreeSet<_>>();
+    let mut own = None;
+    for member in members {
+        let urls: Result<Vec<Url>, _> = member.peer_urls.iter().map(|url| Url::parse(url)).collect();
+        let urls = urls.map_err(|error| error.0)?;
+        let same = |listed: &[Url]| {
+            listed.iter().map(Url::to_string).collect::<BTreeSet<_>>()
+                == member.peer_urls.iter().cloned().collect()
+                || as_set(listed) == as_set(&urls)
+        };
+        let Some((name, _)) = initial.members().find(|(_, listed)| same(listed)) else {
+            return Err(format!(
+                "PeerURLs: no match found for existing member ({:x}, [{}])",
+                member.id,
+                member.peer_urls.join(" ")
+            ));
+        };
+        if name == config.name {
+            own = Some(member.id);
+        }
+    }
+    own.ok_or_else(|| format!("no member has the URLs of {:?}", config.name))
+}
+
+/// Whether somebody runs a cluster version that this server can serve, and nobody one that it cannot.
+async fn is_compatible(own: u64, members: &[Member], client: &Client) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Versions {
+        etcdcluster: String,
+    }
+    let mut compatible = false;
+    for member in members.iter().filter(|member| member.id != own) {
+        for url in &member.peer_urls {
+            let Ok(answer) = get(client, url, "/version").await else { continue };
+            let versions = serde_json::from_slice::<Versions>(answer.body());
+            // It may not be decided yet.
+            let Some(cluster) = versions.ok().and_then(|it| minor(&it.etcdcluster)) else { continue };
+            if Some(cluster) < minor(MIN_CLUSTER_VERSION) || Some(cluster) > minor(VERSION) {
+                let cluster = format!("{}.{}", cluster.0, cluster.1);
+                tracing::warn!(
+                    cluster,
+                    own = VERSION,
+                    "the running cluster has a version that this server does not serve"
+                );
+                return false;
+            }
+            compatible = true;
+            break;
+        }
+    }
+    compatible
+}
+
+/// (major, minor)
+fn minor(version: &str) -> Option<(u64, u64)> {
+    let mut parts = version.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn joining(initial: &str) -> (Config, InitialCluster) {
+        let config = Config { name: "c".into(), initial_cluster: initial.into(), ..Config::default() };
+        let parsed = config.initial_cluster().unwrap();
+        (config, parsed)
+    }
+
+    fn member(id: u64, url: &str) -> Member {
+        Member { id, peer_urls: vec![url.into()], ..Member::default() }
+    }
+
+    #[test]
+    fn ids_come_from_the_members_with_the_same_urls() {
+        let (config, initial) = joining("a=http://127.0.0.1:1,c=http://localhost:3");
+        let members = [member(7, "http://127.0.0.1:1"), member(9, "http://127.0.0.1:3")];
+        assert_eq!(identify(&config, &initial, &members), Ok(9));
+        assert_eq!(identify(&config, &initial, &members[..1]), Err("member count is unequal".into()));
+        let others = [member(7, "http://127.0.0.1:2"), member(9, "http://127.0.0.1:3")];
+        assert_eq!(
+            identify(&config, &initial, &others),
+            Err("PeerURLs: no match found for existing member (7, [http://127.0.0.1:2])".into())
+        );
+    }
+}

@@ -1,0 +1,126 @@
+//! Taking over the data of a stopped stock etcd in place.
+//!
+//! Its log is read as it is; its database, `snap/db`, is copied into the backend, as a received snapshot is, and then
+//! set aside as `db.taken-over`. A crash in between begins again. The state stands at the last entry that the database
+//! holds; members up to 3.4 do not always note it there, so the newest snapshot marker counts too.
+//! Source: etcd `server/storage/backend.go` (RecoverSnapshotBackend), `server/storage/schema`.
+
+use std::path::Path;
+
+use bbolt::{Database, ReadAt};
+use prost::Message;
+use proto::raftpb::{self, ConfChangeType};
+
+use super::{StartError, failed};
+use crate::{
+    apply::parse_conf_state,
+    backend::{Backend, Bucket, schema::meta},
+    disk::{self, Disk, Mode},
+    node::{apply_loop::received_path, snapshot},
+};
+
+/// The database of a stock member, beside its `.snap` files.
+pub const STOCK_DATABASE: &str = "db";
+const SET_ASIDE: &str = "db.taken-over";
+
+/// Copies the database of a stock etcd into `backend`, if there is one. `marker`, `entries`: the newest snapshot, and
+/// the log behind it.
+pub fn take_over(
+    disk: &dyn Disk,
+    backend: &dyn Backend,
+    snap_dir: &Path,
+    marker: &raftpb::SnapshotMetadata,
+    entries: &[raftpb::Entry],
+) -> Result<(), StartError> {
+    let path = snap_dir.join(STOCK_DATABASE);
+    if !disk::exists(disk, &path).map_err(failed("cannot look for a stock database"))? {
+        return Ok(());
+    }
+    let get = |key| backend.get(Bucket::Meta, key).map_err(failed("backend"));
+    let is_complete = get(meta::CONSISTENT_INDEX)?.is_some() && get(meta::INSTALLING)?.is_none();
+    if !is_complete {
+        let file =
+            disk.open(&path, Mode::Read).map_err(failed("cannot open the database of a stock etcd"))?;
+        let received = received_path(snap_dir, marker.index);
+        let stored = stored(&snapshot::Stored(&*file), marker, entries)
+            .map_err(|why| StartError(format!("cannot take over {}: {why}", path.display())))?;
+        // It had received a newer state and not begun to use it.
+        let is_newer =
+            |it: &Path| disk::exists(disk, it).map_err(failed("cannot look for a received snapshot"));
+        let (source, metadata) = match stored.index < marker.index && is_newer(&received)? {
+            true => (received, marker.clone()),
+            false => (path.clone(), stored),
+        };
+        tracing::info!(
+            database = %source.display(),
+            index = metadata.index,
+            "taking over the data of a stock etcd; this takes a while"
+        );
+        let file = disk.open(&source, Mode::Read).map_err(failed("snapshot"))?;
+        let file = snapshot::Stored(&*file);
+        snapshot::verify(&file).map_err(failed("snapshot"))?;
+        snapshot::install(backend, &metadata, &file).map_err(failed("snapshot"))?;
+        tracing::info!(index = metadata.index, "took over the data of a stock etcd");
+    }
+    disk.rename(&path, &snap_dir.join(SET_ASIDE))
+        .and_then(|()| disk.sync_dir(snap_dir))
+        .map_err(failed("cannot set the taken-over database aside"))
+}
+
+/// What the database stands for.
+fn stored(
+    file: &impl ReadAt,
+    marker: &raftpb::SnapshotMetadata,
+    entries: &[raftpb::Entry],
+) -> Result<raftpb::SnapshotMetadata, String> {
+    let database = Database::new(file).map_err(|error| error.to_string())?;
+    let bucket = database.bucket(Bucket::Meta.name().as_bytes()).map_err(|error| error.to_string())?;
+    let bucket = bucket.ok_or("it has no bucket `meta`")?;
+    let get = |key: &[u8]| database.get(&bucket, key).map_err(|error| error.to_string());
+    let number = |value: Option<Vec<u8>>| value.and_then(|it| Some(u64::from_be_bytes(it.try_into().ok()?)));
+    let index = number(get(meta::CONSISTENT_INDEX)?).unwrap_or(0).max(marker.index);
+    let entry = entries.iter().find(|entry| entry.index == index);
+    let term = entry.map(|entry| entry.term).or(number(get(meta::TERM)?)).unwrap_or(marker.term);
+    // The database notes the configuration from 3.5 on; the log always does.
+    let mut conf_state = marker.conf_state.clone();
+    for entry in entries.iter().filter(|entry| entry.index <= index) {
+        follow(&mut conf_state, entry)?;
+    }
+    if conf_state.voters.is_empty() {
+        conf_state = get(meta::CONF_STATE)?.and_then(|json| parse_conf_state(&json)).unwrap_or_default();
+    }
+    Ok(raftpb::SnapshotMetadata { conf_state, index, term })
+}
+
+/// Carries out what `entry` changes in a configuration.
+pub fn follow(state: &mut raftpb::ConfState, entry: &raftpb::Entry) -> Result<(), String> {
+    let data = entry.data.clone().unwrap_or_default();
+    let undecodable = |error| format!("configuration change at index {}: {error}", entry.index);
+    let changes = match raftpb::EntryType::try_from(entry.r#type) {
+        Ok(raftpb::EntryType::EntryConfChange) => {
+            let change = raftpb::ConfChange::decode(data).map_err(undecodable)?;
+            vec![(change.r#type, change.node_id)]
+        }
+        Ok(raftpb::EntryType::EntryConfChangeV2) => {
+            let change = raftpb::ConfChangeV2::decode(data).map_err(undecodable)?;
+            change.changes.iter().map(|single| (single.r#type, single.node_id)).collect()
+        }
+        _ => return Ok(()),
+    };
+    for (kind, id) in changes {
+        let kind = ConfChangeType::try_from(kind);
+        if kind == Ok(ConfChangeType::ConfChangeUpdateNode) {
+            continue;
+        }
+        state.voters.retain(|voter| *voter != id);
+        state.learners.retain(|learner| *learner != id);
+        match kind {
+            Ok(ConfChangeType::ConfChangeAddNode) => state.voters.push(id),
+            Ok(ConfChangeType::ConfChangeAddLearnerNode) => state.learners.push(id),
+            _ => {}
+        }
+    }
+    state.voters.sort_unstable();
+    state.learners.sort_unstable();
+    Ok(())
+}
