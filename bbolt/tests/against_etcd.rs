@@ -133,7 +133,10 @@ fn fill(peer: &Peer, server: &Server) {
     put_much(peer, server);
     peer.etcdctl(server, &["compaction", "10", "--physical"], b"");
     peer.etcdctl(server, &["lease", "grant", "10000"], b"");
-    peer.etcdctl(server, &["role", "add", "reader"], b"");
+    // Several pages of keys that come in descending order.
+    for n in (0..60).rev() {
+        peer.etcdctl(server, &["role", "add", &format!("reader/{n:0200}")], b"");
+    }
     peer.etcdctl(server, &["user", "add", "somebody:password"], b"");
     peer.etcdctl(server, &["put", "last", "one"], b"");
 }
