@@ -118,3 +118,60 @@ fn mark(seen: &mut Bitmap, id: u64, pages: usize) -> Result<(), ReadError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+    use crate::{Meta, Writer, page::encode_header};
+
+    /// A file with a free list at its end, before which there is a page more that is free.
+    fn file(free: impl Fn(u64) -> Vec<u64>, count: u16) -> Vec<u8> {
+        let mut writer = Writer::seeking(1024, io::Cursor::new(Vec::new())).unwrap();
+        writer.bucket(b"b").unwrap();
+        for n in 0..100_u64 {
+            writer.entry(&n.to_be_bytes(), &[7; 100]).unwrap();
+        }
+        let mut bytes = writer.finish().unwrap().into_inner();
+        let mut meta = *Database::new(bytes.as_slice()).unwrap().meta();
+        let unused = meta.high_water;
+        meta = Meta { freelist: unused + 1, high_water: unused + 2, txid: 5, ..meta };
+        bytes.splice(1024..2048, meta.encode(1));
+        bytes.resize(bytes.len() + 1024, 0);
+        encode_header(&mut bytes, meta.freelist, FREELIST, count, 0);
+        for id in free(unused) {
+            bytes.extend_from_slice(&id.to_le_bytes());
+        }
+        bytes.resize(meta.size_bytes() as usize, 0);
+        bytes
+    }
+
+    fn check(free: impl Fn(u64) -> Vec<u64>, count: u16) -> Result<Usage, String> {
+        let bytes = file(free, count);
+        Database::new(bytes.as_slice()).unwrap().check().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn free_lists_of_both_forms() {
+        let short = check(|unused| vec![unused], 1).unwrap();
+        assert_eq!((short.free_pages, short.buckets, short.entries), (1, 1, 100));
+        assert_eq!(short.used_bytes, short.used_pages * 1024);
+        assert_eq!(check(|unused| vec![1, unused], u16::MAX).unwrap(), short);
+    }
+
+    #[test]
+    fn free_lists_that_are_wrong() {
+        let fails = |free: &dyn Fn(u64) -> Vec<u64>, count, what: &str| {
+            let error = check(free, count).unwrap_err();
+            assert!(error.contains(what), "{error}");
+        };
+        fails(&|_| vec![], 0, "is neither used nor in the free list");
+        fails(&|unused| vec![3, unused], 2, "page 3: is used and in the free list");
+        fails(&|unused| vec![unused, unused], 2, "is twice in the free list");
+        fails(&|_| vec![1], 1, "says that page 1 is free");
+        fails(&|unused| vec![unused + 2], 1, "is free, which is none");
+        fails(&|_| vec![], 127, "has no room for its 127 free pages");
+        fails(&|_| vec![u64::MAX], u16::MAX, "has no room for its 18446744073709551615 free pages");
+    }
+}

@@ -94,7 +94,7 @@ impl<'a, S: ReadAt> Cursor<'a, S> {
 
     /// The next entry, or none behind the last.
     pub fn next_entry(&mut self) -> Result<Option<Entry<'_>>, ReadError> {
-        if !self.to_leaf()? {
+        if !self.find_leaf()? {
             return Ok(None);
         }
         let Some(top) = self.path.last_mut() else { return Ok(None) };
@@ -113,7 +113,7 @@ impl<'a, S: ReadAt> Cursor<'a, S> {
     }
 
     /// Goes on to a leaf that has a next entry; false if there is none.
-    fn to_leaf(&mut self) -> Result<bool, ReadError> {
+    fn find_leaf(&mut self) -> Result<bool, ReadError> {
         while let Some(top) = self.path.last() {
             if top.index < top.page.count() {
                 if top.page.is_leaf() {

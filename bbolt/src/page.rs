@@ -23,6 +23,9 @@ pub(crate) const IS_BUCKET: u32 = 1;
 /// keeps the path to a leaf small.
 pub(crate) const MAX_BRANCH_BYTES: u64 = 1 << 20;
 
+// Sums of lengths in a page are taken in memory sizes.
+const _: () = assert!(usize::BITS >= 64);
+
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }

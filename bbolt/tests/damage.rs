@@ -188,6 +188,18 @@ fn values_that_share_bytes() {
 }
 
 #[test]
+fn an_inline_bucket_that_holds_a_bucket() {
+    let value = [[0; 16].as_slice(), &[0; 8], &2_u16.to_le_bytes(), &[0; 6]].concat();
+    let map = Map::from([(b"b".to_vec(), [(b"inner".to_vec(), value)].into())]);
+    let mut bytes = write(&map, 512);
+    // Root's element, "b", page and sequence of the bucket, the header of its page.
+    let flags = 2 * 512 + 16 + 16 + 1 + 16 + 16;
+    assert_eq!(bytes[flags], 0);
+    bytes[flags] = 1;
+    fails_with(&bytes, "an inline bucket that holds a bucket");
+}
+
+#[test]
 fn a_file_that_is_cut_off() {
     let (mut bytes, _) = file(1);
     bytes.pop();

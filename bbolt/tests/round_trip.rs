@@ -3,8 +3,10 @@
 mod files;
 
 use std::collections::BTreeMap;
+use std::io::Write;
 
-use bbolt::{Database, MAX_KEY_BYTES, MAX_VALUE_BYTES, Plan, Planner, Value, WriteError, Writer};
+use bbolt::digest::{self, Sha256Writer};
+use bbolt::{Database, Entry, MAX_KEY_BYTES, MAX_VALUE_BYTES, Plan, Planner, Value, WriteError, Writer};
 use files::{Map, noise, read_all, write};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -70,7 +72,7 @@ fn is_read(map: &Map, file: &[u8]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn random_databases(map in database(), page_size in page_size()) {
@@ -107,7 +109,9 @@ fn very_many_entries() {
         let file = write(&map, page_size);
         is_read(&map, &file);
         let bytes: usize = map[b"key".as_slice()].values().map(|value| 16 + 8 + value.len()).sum();
-        assert!(file.len() < bytes * 5 / 4, "pages are not filled: {} for {bytes}", file.len());
+        // A tenth is left free, and of small pages more.
+        let limit = if page_size == 512 { bytes * 3 / 2 } else { bytes * 6 / 5 };
+        assert!(file.len() < limit, "pages are not filled: {} for {bytes}", file.len());
     }
 }
 
@@ -194,4 +198,73 @@ fn other_entries_than_planned_are_an_error() {
         let result = written(plan(99), count, value);
         assert!(matches!(result, Err(WriteError::NotAsPlanned)), "{count} of {value}: {result:?}");
     }
+}
+
+/// No file of ours has a bucket inside a bucket, nor has etcd's: this one is made by hand, from a bucket that the root
+/// held.
+#[test]
+fn a_bucket_inside_a_bucket() {
+    let many = |count: u64| (0..count).map(|n| (n.to_be_bytes().to_vec(), vec![1; 100])).collect();
+    let mut outer: BTreeMap<_, _> = many(50);
+    outer.insert(b"\0".to_vec(), vec![0; 16]);
+    let inner: BTreeMap<_, _> = many(70);
+    let map = Map::from([(b"outer".to_vec(), outer), (b"value".to_vec(), inner.clone())]);
+    let mut bytes = write(&map, 1024);
+
+    // The second element of the root, which is the last page, becomes a value; the first of the first leaf a bucket.
+    let root = bytes.len() - 1024;
+    let second = root + 16 + 16;
+    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let from = second + word(second + 4) + b"value".len();
+    let first = 2 * 1024 + 16;
+    let to = first + word(first + 4) + 1;
+    bytes.copy_within(from..from + 16, to);
+    bytes[second] = 0;
+    bytes[first] = 1;
+
+    let database = Database::new(bytes.as_slice()).unwrap();
+    let usage = database.check().unwrap();
+    assert_eq!((usage.buckets, usage.entries, usage.free_pages), (2, 50 + 70 + 1, 0));
+    assert_eq!(database.bucket(b"value").unwrap(), None);
+    let outer = database.bucket(b"outer").unwrap().unwrap();
+    assert_eq!(database.get(&outer, b"\0").unwrap(), None);
+    let mut cursor = database.cursor(&outer).unwrap();
+    let entry = cursor.next_entry().unwrap().unwrap();
+    let Value::Bucket(bucket) = entry.value else { panic!("{entry:?}") };
+    let mut walk = database.cursor(&bucket).unwrap();
+    for (key, value) in &inner {
+        let expected = Entry { key, value: Value::Bytes(value) };
+        assert_eq!(walk.next_entry().unwrap(), Some(expected));
+    }
+    assert_eq!(walk.next_entry().unwrap(), None);
+    let mut without_value = 0;
+    digest::contents(&database, |_, _, value| without_value += u32::from(value.is_none())).unwrap();
+    assert_eq!(without_value, 1);
+}
+
+#[test]
+fn a_file_with_its_digest() {
+    let map = one_bucket((0..100_u64).map(|n| (n.to_be_bytes().to_vec(), vec![2; 200])));
+    let file = write(&map, 4096);
+    let mut out = Sha256Writer::new(Vec::new());
+    out.write_all(&file).unwrap();
+    let (mut saved, sha256) = out.finish();
+    assert!(saved == file && !digest::has_sha256(saved.len() as u64));
+    saved.extend_from_slice(&sha256);
+    assert!(digest::has_sha256(saved.len() as u64));
+    let tail = digest::sha256_tail(&saved.as_slice()).unwrap().unwrap();
+    assert_eq!((tail.stored, tail.computed), (sha256, sha256));
+    saved[5_000] ^= 1;
+    let tail = digest::sha256_tail(&saved.as_slice()).unwrap().unwrap();
+    assert!(tail.stored == sha256 && tail.computed != sha256);
+    assert_eq!(digest::sha256_tail(&[0_u8; 31].as_slice()).unwrap(), None);
+
+    // CRC-32C of "key" and what follows it.
+    let mut plain = b"key".to_vec();
+    for (key, value) in &map[b"key".as_slice()] {
+        plain.extend_from_slice(key);
+        plain.extend_from_slice(value);
+    }
+    let crc = digest::contents(&Database::new(file.as_slice()).unwrap(), |_, _, _| {}).unwrap();
+    assert_eq!(crc, crc32c::crc32c(&plain));
 }

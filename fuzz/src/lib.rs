@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `log` | records, directories and snapshot files of the raft log |
 //! | `state` | the saved tree, the snapshot stream, the backend's buckets, a whole data directory |
+//! | `database` | bbolt files, read and written |
 //! | `peer` | frames between members, and the peer port |
 //! | `raft` | messages into one driver; a cluster on a bad network |
 //! | `request` | requests and raft entries into the applier, against `oracle::model` too |
@@ -21,6 +22,7 @@
 //! a bounded number of changed seeds, and on `regressions/<target>/`: inputs that broke something once.
 
 mod config;
+mod database;
 mod history;
 mod http;
 mod input;
@@ -61,6 +63,8 @@ targets! {
     "snapshot-stream", "the state as sent to a member that fell behind, read and installed", state::stream, state::stream_seeds, 4096;
     "buckets", "loading from a backend with arbitrary records", state::buckets, state::bucket_seeds, 2048;
     "data-directory", "starting a member on a changed data directory", state::directory, state::directory_seeds, 2048;
+    "bbolt-read", "a bbolt file, or pages behind metas that are right", database::read, database::read_seeds, 8192;
+    "bbolt-write", "any entries, written to a bbolt file and read again", database::write, database::write_seeds, 16384;
     "peer-frame", "message stream, msgappv2 and POST /raft, in pieces", peer::frame, peer::frame_seeds, 4096;
     "peer-port", "bytes of a connection to the peer port", peer::port, peer::port_seeds, 4096;
     "raft-message", "forged messages and odd events into one raft driver", raft::message, raft::message_seeds, 2048;
