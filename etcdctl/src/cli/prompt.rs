@@ -16,10 +16,11 @@ const LONGEST_BYTES: usize = 64 << 10;
 
 /// Asks for a password, which may be empty, and takes the white space around it away.
 pub fn password(question: &str) -> Result<String, Exit> {
+    // First, for whoever answers as soon as the question is there.
+    let terminal = Quiet::new();
     let mut out = io::stdout();
     write!(out, "{question}")?;
     out.flush()?;
-    let terminal = Quiet::new();
     // Bytes one by one: what follows the line is for somebody else. The standard reader would take more.
     let line = read_line(&mut Unbuffered, terminal.as_ref().map(|quiet| quiet.keys));
     drop(terminal);
@@ -77,7 +78,7 @@ impl Quiet {
         quiet.local_modes -= LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG;
         quiet.special_codes[SpecialCodeIndex::VMIN] = 1;
         quiet.special_codes[SpecialCodeIndex::VTIME] = 0;
-        tcsetattr(rustix::stdio::stdin(), OptionalActions::Flush, &quiet).ok()?;
+        tcsetattr(rustix::stdio::stdin(), OptionalActions::Now, &quiet).ok()?;
         let codes: &SpecialCodes = &before.special_codes;
         let keys = Keys {
             interrupt: codes[SpecialCodeIndex::VINTR],

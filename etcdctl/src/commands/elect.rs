@@ -68,7 +68,11 @@ async fn campaign(client: Rc<Client>, name: &[u8], proposal: Bytes, printer: &dy
         let _ = place.leave().await;
         return Err(exit);
     }
-    printer.get(&mut io::stdout().lock(), &place.read().await.map_err(Exit::failed)?)?;
+    let held = place.read().await.map_err(Exit::failed)?;
+    if let Err(exit) = printer.get(&mut io::stdout().lock(), &held) {
+        let _ = place.leave().await;
+        return Err(exit);
+    }
     tokio::select! {
         () = signals.next() => place.leave().await.map_err(Exit::failed),
         () = session.ended() => Err(Exit::failed("elect: session expired")),

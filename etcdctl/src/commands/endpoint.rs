@@ -3,14 +3,12 @@
 use std::io::{self, Write};
 use std::time::Instant;
 
-use proto::etcdserverpb::{
-    AlarmType, HashKvRequest, MemberListRequest, MemberListResponse, RangeRequest, StatusRequest,
-};
+use proto::etcdserverpb::{AlarmType, HashKvRequest, MemberListRequest, RangeRequest, StatusRequest};
 
 use super::alarm;
 use crate::cli::globals::Session;
 use crate::cli::{Command, Flag, Invocation};
-use crate::client::{Client, Error, Options};
+use crate::client::{Client, Options};
 use crate::exit::{BAD_CONNECTION, ERROR, Exit, Outcome};
 use crate::printers::{EndpointHash, EndpointHealth, EndpointStatus};
 
@@ -53,23 +51,20 @@ pub async fn endpoints(session: &Session, invocation: &Invocation) -> Result<Vec
     if !invocation.flags.bool("cluster") {
         return Ok(session.endpoints.clone());
     }
-    let members = members(session).await.map_err(|error| {
+    let client = |options| Client::new(&session.endpoints, options).map_err(Exit::failed);
+    let request = MemberListRequest { linearizable: true };
+    // Asked without a login first, which many servers allow, so that a wrong password shows at the endpoints.
+    let anonymous = Options { credentials: None, ..session.options.clone() };
+    let members = match client(anonymous)?.member_list(request).await {
+        Err(error) if error.is("etcdserver: user name is empty") || error.is_permission_denied() => {
+            client(session.options.clone())?.member_list(request).await
+        }
+        outcome => outcome,
+    };
+    let members = members.map_err(|error| {
         Exit::failed(format_args!("failed to fetch endpoints from etcd cluster member list: {error}"))
     })?;
     Ok(members.members.into_iter().flat_map(|member| member.client_ur_ls).collect())
-}
-
-/// The members are asked for without a login, which many servers allow, so that a wrong password shows at the
-/// endpoints; those that do not allow it are asked again.
-async fn members(session: &Session) -> Result<MemberListResponse, Error> {
-    let request = MemberListRequest { linearizable: true };
-    let anonymous = Options { credentials: None, ..session.options.clone() };
-    match Client::new(&session.endpoints, anonymous)?.member_list(request).await {
-        Err(error) if error.is("etcdserver: user name is empty") || error.is_permission_denied() => {
-            Client::new(&session.endpoints, session.options.clone())?.member_list(request).await
-        }
-        outcome => outcome,
-    }
 }
 
 async fn health(mut invocation: Invocation) -> Outcome {

@@ -74,7 +74,11 @@ async fn lock(
         let revision = if waited { now } else { place.revision };
         return run_program(&place, revision, program).await;
     }
-    printer.get(&mut io::stdout().lock(), &held)?;
+    if let Err(exit) = printer.get(&mut io::stdout().lock(), &held) {
+        // etcdctl leaves the key to its lease, and with it whoever waits.
+        let _ = place.leave().await;
+        return Err(exit);
+    }
     tokio::select! {
         () = signals.next() => place.leave().await.map_err(Exit::failed),
         () = session.ended() => Err(Exit::failed("session expired")),

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
@@ -17,6 +17,7 @@ use crate::cli::globals::Session;
 use crate::cli::{Command, Invocation};
 use crate::client::{Client, Error};
 use crate::exit::{Exit, INTERRUPTED, Outcome};
+use crate::go::duration::GoDuration;
 use crate::go::error::reason;
 use crate::go::number::si_bytes;
 use crate::log;
@@ -65,10 +66,11 @@ async fn fetch_to(session: &Session, path: &Path) -> Result<(), String> {
     client.log_in().await.map_err(|error| error.to_string())?;
     let mut part = Part::create(path)?;
     tell("created temporary db file", &[("path", &part.shown())])?;
-    let fetched = fetch(&client, endpoint, &mut part.file).await;
-    let size = fetched?;
+    let start = Instant::now();
+    let size = fetch(&client, endpoint, &mut part.file).await?;
     part.file.sync_all().map_err(|error| failed("fsync", &part.path, &error))?;
-    tell("fetched snapshot", &[("endpoint", endpoint), ("size", &si_bytes(size))])?;
+    let took = GoDuration::from(start.elapsed()).to_string();
+    tell("fetched snapshot", &[("endpoint", endpoint), ("size", &si_bytes(size)), ("took", &took)])?;
     part.publish()?;
     tell("saved", &[("path", &path.to_string_lossy())])
 }
@@ -83,27 +85,26 @@ const SECTOR_BYTES: u64 = 512;
 /// Copies the stream to the file and returns its size. etcdctl looks at the size alone and leaves the digest to
 /// whoever restores; a backup that is found to be broken then is found too late, so it is checked here as well.
 async fn fetch(client: &Client, endpoint: &str, file: &mut File) -> Result<u64, String> {
-    let mut stream = client.snapshot().await.map_err(|error| error.to_string())?;
-    tell("opened snapshot stream; downloading", &[])?;
-    tell("fetching snapshot", &[("endpoint", endpoint)])?;
+    let opened = client.snapshot().await;
+    // A refusal arrives as the first thing of the stream.
+    if !matches!(opened, Err(ref error) if error.is_passing()) {
+        tell("opened snapshot stream; downloading", &[])?;
+        tell("fetching snapshot", &[("endpoint", endpoint)])?;
+    }
+    let mut stream = opened.map_err(broken)?;
     let mut digest = TrailingDigest::default();
-    loop {
-        match stream.message().await {
-            Ok(Some(response)) => {
-                digest.update(&response.blob);
-                file.write_all(&response.blob).map_err(|error| format!("write: {}", reason(&error)))?;
-            }
-            Ok(None) => break,
-            Err(status) => {
-                let error = Error::from(status).to_string();
-                log::line("warn", "failed to receive from snapshot stream; closing", &[("error", &error)])
-                    .map_err(|error| error.to_string())?;
-                return Err(error);
-            }
-        }
+    while let Some(response) = stream.message().await.map_err(|status| broken(status.into()))? {
+        digest.update(&response.blob);
+        file.write_all(&response.blob).map_err(|error| format!("write: {}", reason(&error)))?;
     }
     tell("completed snapshot read; closing", &[])?;
     digest.check()
+}
+
+fn broken(error: Error) -> String {
+    let text = error.to_string();
+    let logged = log::line("warn", "failed to receive from snapshot stream; closing", &[("error", &text)]);
+    logged.map_or_else(|error| error.to_string(), |()| text)
 }
 
 const DIGEST_BYTES: usize = 32;
@@ -169,7 +170,9 @@ impl Part {
     fn publish(self) -> Result<(), String> {
         let (from, to) = (self.path.display(), self.target.display());
         fs::rename(&self.path, &self.target).map_err(|error| {
-            format!("could not rename {from} to {to} (rename {from} {to}: {})", reason(&error))
+            // Go looks before it renames.
+            let why = if self.target.is_dir() { "file exists".into() } else { reason(&error) };
+            format!("could not rename {from} to {to} (rename {from} {to}: {why})")
         })?;
         let parent = self.target.parent().filter(|parent| !parent.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new("."));
