@@ -1,5 +1,5 @@
 //! `snapshot save`: a member's backend as a file. It appears under its name when it is complete, checked and on disk.
-//! `status` and `restore`, which etcdctl 3.5 still lists as deprecated, are etcdutl's: they read files, not clusters.
+//! `status` and `restore`, deprecated in etcdctl 3.5 and gone in 3.6, are left to etcdutl: they read files, not clusters.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -16,7 +16,7 @@ use super::words::text;
 use crate::cli::globals::Session;
 use crate::cli::{Command, Invocation};
 use crate::client::{Client, Error};
-use crate::exit::{Exit, INTERRUPTED, Outcome};
+use crate::exit::{BAD_FEATURE, Exit, INTERRUPTED, Outcome};
 use crate::go::duration::GoDuration;
 use crate::go::error::reason;
 use crate::go::number::si_bytes;
@@ -25,8 +25,7 @@ use crate::log;
 pub static COMMAND: Command = Command {
     usage: "snapshot <subcommand>",
     short: "Manages etcd node snapshots",
-    long: "`snapshot status` and `snapshot restore` are commands of etcdutl.",
-    children: &[&SAVE],
+    children: &[&SAVE, &RESTORE, &STATUS],
     ..Command::EMPTY
 };
 
@@ -36,6 +35,26 @@ static SAVE: Command = Command {
     run: Some(|invocation| Box::pin(save(invocation))),
     ..Command::EMPTY
 };
+
+static RESTORE: Command = Command {
+    usage: "restore <filename>",
+    short: "Restores a snapshot: a command of etcdutl",
+    run: Some(|_| Box::pin(refer("restore"))),
+    ..Command::EMPTY
+};
+
+static STATUS: Command = Command {
+    usage: "status <filename>",
+    short: "Tells what is in a snapshot: a command of etcdutl",
+    run: Some(|_| Box::pin(refer("status"))),
+    ..Command::EMPTY
+};
+
+async fn refer(command: &str) -> Outcome {
+    let refusal =
+        format!("`snapshot {command}` reads a file, not a cluster: use `etcdutl snapshot {command}`");
+    Err(Exit::new(BAD_FEATURE, refusal))
+}
 
 async fn save(mut invocation: Invocation) -> Outcome {
     let [path] = invocation.args.words.as_slice() else {

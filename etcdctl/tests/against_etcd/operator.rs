@@ -2,7 +2,6 @@
 //! servers, beyond what a line of a story can say.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use crate::server::{Server, free_port};
@@ -229,7 +228,7 @@ fn a_mirror_has_what_was_there_and_follows() {
     assert_eq!(both, ["DELETE\nc/1\n\n", "PUT\nc/3\nthree\n"]);
 }
 
-/// etcdctl 3.5 does not have it; the server has.
+/// etcdctl 3.5 does not have it; the server has all but the enabling itself.
 #[test]
 fn downgrades() {
     let Some((etcd, _)) = peer() else { return };
@@ -239,9 +238,6 @@ fn downgrades() {
         (&["validate", "3.3"], 1, "Error: etcdserver: invalid downgrade target version\n"),
         (&["validate", "x"], 1, "Error: etcdserver: wrong downgrade target version format\n"),
         (&["cancel"], 1, "Error: etcdserver: no inflight downgrade job\n"),
-        (&["enable", "3.4"], 0, "Downgrade enable success, cluster version 3.5.0\n"),
-        (&["enable", "3.4"], 1, "Error: etcdserver: cluster has a downgrade job in progress\n"),
-        (&["cancel"], 0, "Downgrade cancel success, cluster version 3.5.0\n"),
         (&["validate"], 128, "Error: TARGET_VERSION not provided\n"),
         (&["enable"], 128, "Error: TARGET_VERSION not provided\n"),
         (&["enable", ""], 128, "Error: target version not provided\n"),
@@ -267,7 +263,6 @@ fn passwords_are_typed_unseen() {
     let server = Server::start(&etcd, "http", &[]);
     done(&server, &["user", "add", "root:pw"]);
     done(&server, &["auth", "enable"]);
-    assert!(Path::new("/usr/bin/script").exists(), "util-linux is part of every system this runs on");
     let line = format!("{OURS} --endpoints {} --user root get nosuch; stty -a", server.endpoint());
     let mut terminal = Command::new("script");
     terminal.args(["-qec", &line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
