@@ -51,7 +51,7 @@ impl Running {
     }
 
     fn interrupt(&mut self) -> Option<i32> {
-        let kill = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status();
+        let kill = Command::new("sh").args(["-c", &format!("kill -INT {}", self.child.id())]).status();
         assert!(kill.unwrap().success());
         self.child.wait().unwrap().code()
     }
