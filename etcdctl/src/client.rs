@@ -1,14 +1,21 @@
 //! The etcd v3 client: one call per RPC over a list of endpoints, tried in turn. It never prints.
 //! A request that never left is tried on the next endpoint until the time limit; one that may have left is tried
-//! again only if it reads. `connection` holds the channels, `watch` the watch stream, `error` etcd's error texts.
+//! again only if it reads. `connection` holds the channels, `tls` their encryption, `login` the token of calls, `watch`
+//! the watch stream, `queue` the recipe behind locks and elections, `error` etcd's error texts.
 
 mod connection;
 mod error;
+mod login;
+pub mod queue;
+pub mod tls;
 pub mod watch;
 
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
+use proto::etcdserverpb::auth_client::AuthClient;
 use proto::etcdserverpb::cluster_client::ClusterClient;
 use proto::etcdserverpb::kv_client::KvClient;
 use proto::etcdserverpb::lease_client::LeaseClient;
@@ -23,8 +30,10 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 use connection::Connections;
 pub use error::Error;
+pub use login::Credentials;
+use login::Login;
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     pub dial_timeout: Duration,
     /// The limit of one call, connecting included.
@@ -33,10 +42,14 @@ pub struct Options {
     pub keepalive_timeout: Duration,
     pub max_request_bytes: usize,
     pub max_response_bytes: usize,
+    /// For endpoints that do not say whether they speak TLS, and for those that say they do.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    pub credentials: Option<Credentials>,
 }
 
 pub struct Client {
     connections: Connections,
+    login: Rc<Login>,
     options: Options,
 }
 
@@ -66,12 +79,20 @@ macro_rules! calls {
 impl Client {
     /// Connects on first use. Fails on an empty list and on endpoints it cannot understand.
     pub fn new(endpoints: &[String], options: Options) -> Result<Self, Error> {
-        Ok(Self { connections: Connections::new(endpoints, &options)?, options })
+        let login = Rc::new(Login::new(options.credentials.clone()));
+        Ok(Self { connections: Connections::new(endpoints, &options)?, login, options })
+    }
+
+    /// A client of other endpoints of the same cluster that shares this one's login.
+    pub fn to(&self, endpoints: &[String]) -> Result<Self, Error> {
+        let (login, options) = (Rc::clone(&self.login), self.options.clone());
+        Ok(Self { connections: Connections::new(endpoints, &options)?, login, options })
     }
 
     /// A client without endpoints: every call fails.
     pub fn disconnected(options: Options) -> Self {
-        Self { connections: Connections::none(), options }
+        let login = Rc::new(Login::new(options.credentials.clone()));
+        Self { connections: Connections::none(), login, options }
     }
 
     calls! {
@@ -90,6 +111,32 @@ impl Client {
         hash_kv(HashKvRequest) -> HashKvResponse = MaintenanceClient.hash_kv, Reads;
         move_leader(MoveLeaderRequest) -> MoveLeaderResponse = MaintenanceClient.move_leader, Writes;
         defragment(DefragmentRequest) -> DefragmentResponse = MaintenanceClient.defragment, Writes;
+        downgrade(DowngradeRequest) -> DowngradeResponse = MaintenanceClient.downgrade, Writes;
+        member_add(MemberAddRequest) -> MemberAddResponse = ClusterClient.member_add, Writes;
+        member_remove(MemberRemoveRequest) -> MemberRemoveResponse = ClusterClient.member_remove, Writes;
+        member_update(MemberUpdateRequest) -> MemberUpdateResponse = ClusterClient.member_update, Writes;
+        member_promote(MemberPromoteRequest) -> MemberPromoteResponse = ClusterClient.member_promote, Writes;
+        auth_enable(AuthEnableRequest) -> AuthEnableResponse = AuthClient.auth_enable, Writes;
+        auth_disable(AuthDisableRequest) -> AuthDisableResponse = AuthClient.auth_disable, Writes;
+        auth_status(AuthStatusRequest) -> AuthStatusResponse = AuthClient.auth_status, Reads;
+        user_add(AuthUserAddRequest) -> AuthUserAddResponse = AuthClient.user_add, Writes;
+        user_delete(AuthUserDeleteRequest) -> AuthUserDeleteResponse = AuthClient.user_delete, Writes;
+        user_get(AuthUserGetRequest) -> AuthUserGetResponse = AuthClient.user_get, Reads;
+        user_list(AuthUserListRequest) -> AuthUserListResponse = AuthClient.user_list, Reads;
+        user_change_password(AuthUserChangePasswordRequest) -> AuthUserChangePasswordResponse
+            = AuthClient.user_change_password, Writes;
+        user_grant_role(AuthUserGrantRoleRequest) -> AuthUserGrantRoleResponse
+            = AuthClient.user_grant_role, Writes;
+        user_revoke_role(AuthUserRevokeRoleRequest) -> AuthUserRevokeRoleResponse
+            = AuthClient.user_revoke_role, Writes;
+        role_add(AuthRoleAddRequest) -> AuthRoleAddResponse = AuthClient.role_add, Writes;
+        role_delete(AuthRoleDeleteRequest) -> AuthRoleDeleteResponse = AuthClient.role_delete, Writes;
+        role_get(AuthRoleGetRequest) -> AuthRoleGetResponse = AuthClient.role_get, Reads;
+        role_list(AuthRoleListRequest) -> AuthRoleListResponse = AuthClient.role_list, Reads;
+        role_grant_permission(AuthRoleGrantPermissionRequest) -> AuthRoleGrantPermissionResponse
+            = AuthClient.role_grant_permission, Writes;
+        role_revoke_permission(AuthRoleRevokePermissionRequest) -> AuthRoleRevokePermissionResponse
+            = AuthClient.role_revoke_permission, Writes;
     }
 
     async fn unary<Req, Res>(
@@ -106,10 +153,16 @@ impl Client {
             let mut attempt = 1;
             loop {
                 let (channel, endpoint) = self.connections.pick().await?;
-                let error = match call(channel, stamped(request.clone())).await {
+                let error = match call(channel, self.stamped(request.clone())).await {
                     Ok(response) => return Ok(response.into_inner()),
                     Err(status) => Error::from(status),
                 };
+                // Refused before anything was done, so writes may try again as well.
+                if self.login.is_refused(&error) && attempt < MAX_ATTEMPTS {
+                    attempt += 1;
+                    self.renew_token().await?;
+                    continue;
+                }
                 if matches!(error, Error::Status(Code::Unavailable, _)) {
                     self.connections.give_up_on(endpoint);
                     if repeat == Repeat::Reads && attempt < MAX_ATTEMPTS {
@@ -159,13 +212,26 @@ impl Client {
         self.within_time(once).await
     }
 
+    /// The backend of one member as a stream of blobs, the last of which is the SHA-256 of all before it. No limit of
+    /// time: backends are of all sizes.
+    pub async fn snapshot(&self) -> Result<Streaming<SnapshotResponse>, Error> {
+        self.renew_token().await?;
+        let (channel, _) = self.connections.pick().await?;
+        let limit = self.options.max_response_bytes;
+        let mut stub = MaintenanceClient::new(channel).max_decoding_message_size(limit);
+        Ok(stub.snapshot(self.stamped(SnapshotRequest {})).await?.into_inner())
+    }
+
     /// Opens a stream that renews one lease; waits for a connection as long as it takes.
     pub async fn keep_alive_stream(&self, id: i64) -> Result<KeepAlive, Error> {
+        // A stream cannot change its token later, so it begins with a fresh one.
+        self.renew_token().await?;
         let (channel, endpoint) = self.connections.pick().await?;
         let (requests, receiver) = mpsc::channel(1);
         let request = LeaseKeepAliveRequest { id };
         requests.try_send(request).map_err(|_| Error::closed())?;
-        let opened = LeaseClient::new(channel).lease_keep_alive(stamped(ReceiverStream::new(receiver))).await;
+        let opened =
+            LeaseClient::new(channel).lease_keep_alive(self.stamped(ReceiverStream::new(receiver))).await;
         match opened {
             Ok(response) => Ok(KeepAlive { requests, responses: response.into_inner(), request, sent: true }),
             Err(status) => {
@@ -195,16 +261,25 @@ impl KeepAlive {
 }
 
 /// A request that says which client API it speaks.
-fn stamped<T>(message: T) -> Request<T> {
+fn versioned<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     let version = MetadataValue::from_static(crate::cli::help::API_VERSION);
     request.metadata_mut().insert("client-api-version", version);
     request
 }
 
-/// The same for a stream that must end when its member loses the leader.
-fn leader_required<T>(message: T) -> Request<T> {
-    let mut request = stamped(message);
-    request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
-    request
+impl Client {
+    /// The same with the token of the one it is made for.
+    fn stamped<T>(&self, message: T) -> Request<T> {
+        let mut request = versioned(message);
+        self.login.stamp(&mut request);
+        request
+    }
+
+    /// The same for a stream that must end when its member loses the leader.
+    fn leader_required<T>(&self, message: T) -> Request<T> {
+        let mut request = self.stamped(message);
+        request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
+        request
+    }
 }

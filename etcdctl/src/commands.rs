@@ -1,21 +1,31 @@
 //! The commands, a file each, and the tree that names them. A command checks its arguments first, then opens a
-//! session, calls, and prints; `range_options` and `words` are what several of them share.
+//! session, calls, and prints; `range_options`, `words`, `program` and `signals` are what several of them share.
 
 mod alarm;
+mod auth;
 mod check;
 mod compaction;
 mod completion;
 mod defrag;
 mod del;
+mod downgrade;
+mod elect;
 mod endpoint;
 mod get;
 mod help;
 mod lease;
+mod lock;
+mod make_mirror;
 mod member;
 mod move_leader;
+mod program;
 mod put;
 mod range_options;
+mod role;
+mod signals;
+mod snapshot;
 mod txn;
+mod user;
 mod version;
 mod watch;
 mod words;
@@ -40,6 +50,14 @@ pub static ROOT: Command = Command {
         &version::COMMAND,
         &lease::COMMAND,
         &member::COMMAND,
+        &snapshot::COMMAND,
+        &make_mirror::COMMAND,
+        &lock::COMMAND,
+        &elect::COMMAND,
+        &auth::COMMAND,
+        &user::COMMAND,
+        &role::COMMAND,
+        &downgrade::COMMAND,
         &check::COMMAND,
         &completion::COMMAND,
         &help::COMMAND,

@@ -8,7 +8,9 @@ mod client;
 mod commands;
 mod exit;
 mod go;
+mod log;
 mod printers;
+mod range;
 
 use std::os::unix::ffi::OsStringExt;
 

@@ -23,7 +23,8 @@ use crate::go::duration::GoDuration;
 /// One endpoint's answer to a health check.
 pub struct EndpointHealth {
     pub endpoint: String,
-    pub took: GoDuration,
+    /// `None` if it could not even be asked.
+    pub took: Option<GoDuration>,
     /// Why it is not healthy.
     pub error: Option<String>,
 }
@@ -36,6 +37,11 @@ pub struct EndpointStatus {
 pub struct EndpointHash {
     pub endpoint: String,
     pub response: HashKvResponse,
+}
+
+/// How long a health check took, as a cell.
+fn took(health: &EndpointHealth) -> String {
+    health.took.map(|took| took.to_string()).unwrap_or_default()
 }
 
 type Out<'a> = &'a mut dyn Write;
@@ -97,6 +103,36 @@ pub trait Printer {
     fn member_list(&self, _: Out, _: &MemberListResponse) -> Outcome {
         self.unsupported()
     }
+    /// The answer to a change that tells of it by a header alone; `line` says what was done.
+    fn done(&self, _: Out, _line: &str, _: &Option<ResponseHeader>) -> Outcome {
+        self.unsupported()
+    }
+    fn member_added(&self, _: Out, _: &MemberAddResponse) -> Outcome {
+        self.unsupported()
+    }
+    /// The members after a change; `line` says what was done.
+    fn members_changed(&self, _: Out, _line: &str, _: &MemberListResponse) -> Outcome {
+        self.unsupported()
+    }
+    fn role(&self, _: Out, _name: &str, _: &AuthRoleGetResponse) -> Outcome {
+        self.unsupported()
+    }
+    fn roles(&self, _: Out, _: &AuthRoleListResponse) -> Outcome {
+        self.unsupported()
+    }
+    fn user(&self, _: Out, _name: &str, _: &AuthUserGetResponse) -> Outcome {
+        self.unsupported()
+    }
+    fn users(&self, _: Out, _: &AuthUserListResponse) -> Outcome {
+        self.unsupported()
+    }
+    fn auth_status(&self, _: Out, _: &AuthStatusResponse) -> Outcome {
+        self.unsupported()
+    }
+    /// `step`: what was asked of the downgrade.
+    fn downgrade(&self, _: Out, _step: &str, _: &DowngradeResponse) -> Outcome {
+        self.unsupported()
+    }
     /// Leadership went from member `_from` to member `_to`.
     fn move_leader(&self, _: Out, _from: u64, _to: u64, _: &MoveLeaderResponse) -> Outcome {
         self.unsupported()
@@ -130,6 +166,11 @@ pub fn by_name(format: &str, hex: bool) -> Option<Box<dyn Printer>> {
 /// The name of an alarm; one this build does not know shows as its number.
 pub fn alarm_name(alarm: i32) -> String {
     AlarmType::try_from(alarm).map_or_else(|_| alarm.to_string(), |known| known.as_str_name().into())
+}
+
+fn permission_name(permission: i32) -> String {
+    use proto::authpb::permission::Type;
+    Type::try_from(permission).map_or_else(|_| permission.to_string(), |known| known.as_str_name().into())
 }
 
 fn event_name(event: i32) -> String {

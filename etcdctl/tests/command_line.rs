@@ -35,11 +35,12 @@ fn discovery() {
 }
 
 #[test]
-fn tls() {
-    let text = "Error: this client has no TLS: --insecure-transport must be true\n";
-    for args in [&["get", "a"][..], &["endpoint", "health"]] {
-        let args = [args, &["--insecure-transport=false"]].concat();
-        assert_eq!(refused(&args, &[]), (text.into(), Some(2)));
+fn files_of_snapshots() {
+    for command in ["status", "restore"] {
+        let text = format!(
+            "Error: `snapshot {command}` reads a file, not a cluster: use `etcdutl snapshot {command}`\n"
+        );
+        assert_eq!(refused(&["snapshot", command, "file"], &[]), (text, Some(4)));
     }
 }
 

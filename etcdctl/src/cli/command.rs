@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(path_of("pu a b"), ("etcdctl put".into(), 2));
         assert_eq!(path_of("lease nosuch"), ("etcdctl lease".into(), 1));
         // An unknown flag swallows the word after it.
-        assert_eq!(path_of("--nosuch get a"), ("etcdctl alarm".into(), 2));
+        assert_eq!(path_of("--nosuch get al"), ("etcdctl alarm".into(), 2));
         assert_eq!(path_of("-- get"), ("etcdctl".into(), 2));
     }
 

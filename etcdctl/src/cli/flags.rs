@@ -56,6 +56,11 @@ impl Flag {
         self
     }
 
+    pub const fn default(mut self, default: &'static str) -> Self {
+        self.default = default;
+        self
+    }
+
     /// Only a boolean may stand without a value.
     pub fn needs_value(&self) -> bool {
         self.kind != Kind::Bool

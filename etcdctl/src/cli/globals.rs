@@ -2,14 +2,18 @@
 //! from both, which is a client, an output format and a time limit.
 
 use std::io::Write;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::flags::{Flag, Flags, Kind};
-use crate::client::{Client, Options};
+use super::security;
+use crate::client::{Client, Error, Options};
 use crate::exit::{BAD_CONNECTION, BAD_FEATURE, ERROR, Exit, Outcome};
+use crate::log;
 use crate::printers::{self, Printer};
 
-pub static FLAGS: [Flag; 14] = [
+pub static FLAGS: [Flag; 20] = [
+    Flag::text("cacert", "", "verify certificates of TLS-enabled secure servers using this CA bundle"),
+    Flag::text("cert", "", "identify secure client using this TLS certificate file"),
     Flag::duration("command-timeout", "5s", "timeout for short running command (excluding dial timeout)"),
     Flag::bool("debug", "enable client-side debug logging"),
     Flag::duration("dial-timeout", "2s", "dial timeout for client connections"),
@@ -30,6 +34,10 @@ pub static FLAGS: [Flag; 14] = [
         default: "true",
         usage: "accept insecure SRV records describing cluster endpoints (not supported)",
     },
+    Flag::bool(
+        "insecure-skip-tls-verify",
+        "skip server certificate verification (CAUTION: this option should be enabled only for testing purposes)",
+    ),
     Flag {
         name: "insecure-transport",
         short: None,
@@ -39,8 +47,15 @@ pub static FLAGS: [Flag; 14] = [
     },
     Flag::duration("keepalive-time", "2s", "keepalive time for client connections"),
     Flag::duration("keepalive-timeout", "6s", "keepalive timeout for client connections"),
+    Flag::text("key", "", "identify secure client using this TLS key file"),
     Flag::int64("max-recv-bytes", "largest answer to accept, in bytes (0: 2147483647)"),
     Flag::int64("max-request-bytes", "largest request to send, in bytes (0: 2097152)"),
+    Flag::text(
+        "password",
+        "",
+        "password for authentication (if this option is used, --user option shouldn't include password)",
+    ),
+    Flag::text("user", "", "username[:password] for authentication (prompt if password is not supplied)"),
     Flag::text("write-out", "simple", "set the output format (fields, json, protobuf, simple, table)")
         .short('w'),
 ];
@@ -57,12 +72,24 @@ pub struct Session {
 }
 
 impl Session {
-    /// Reads the environment, then the flags. Fails on an unknown output format, when a variable and its flag are
-    /// both set, and on what this client cannot do.
-    pub fn new(flags: &mut Flags) -> Result<Self, Exit> {
+    /// Reads the environment, then the flags, and logs in if they name a user. Fails on an unknown output format,
+    /// when a variable and its flag are both set, on bad certificates, and on what this client cannot do.
+    pub async fn new(flags: &mut Flags) -> Result<Self, Exit> {
+        Self::without_client(flags)?.connected().await
+    }
+
+    /// For work that takes as long as it takes, such as waiting for a lock: no call has a limit of time.
+    pub async fn patient(flags: &mut Flags) -> Result<Self, Exit> {
         let mut session = Self::without_client(flags)?;
-        session.client = session.client_of(&session.endpoints)?;
-        Ok(session)
+        session.options.command_timeout = Duration::MAX;
+        session.connected().await
+    }
+
+    async fn connected(mut self) -> Result<Self, Exit> {
+        let bad_connection = |error: Error| Exit::new(BAD_CONNECTION, error.to_string());
+        self.client = Client::new(&self.endpoints, self.options.clone()).map_err(bad_connection)?;
+        self.client.log_in().await.map_err(bad_connection)?;
+        Ok(self)
     }
 
     /// For commands that make a client per endpoint, whose list may be empty.
@@ -71,19 +98,17 @@ impl Session {
         if flags.bool("debug") {
             show_settings(flags)?;
         }
-        let format = flags.text("write-out");
-        let Some(printer) = printers::by_name(format, flags.bool("hex")) else {
-            return Err(Exit::new(BAD_FEATURE, "unsupported output format"));
-        };
         if let Some(name) = DISCOVERY.into_iter().find(|name| flags.is_changed(name)) {
             let message =
                 format!("--{name}: this client has no DNS discovery, name the endpoints with --endpoints");
             return Err(Exit::new(BAD_FEATURE, message));
         }
-        if !flags.bool("insecure-transport") {
-            let message = "this client has no TLS: --insecure-transport must be true";
-            return Err(Exit::new(BAD_CONNECTION, message));
-        }
+        let tls = security::tls_settings(flags)?;
+        let credentials = security::credentials(flags.text("user"), flags.text("password"), "Password: ")?;
+        let format = flags.text("write-out");
+        let Some(printer) = printers::by_name(format, flags.bool("hex")) else {
+            return Err(Exit::new(BAD_FEATURE, "unsupported output format"));
+        };
         let limit = |name: &str, default: usize| match usize::try_from(flags.int64(name)) {
             Ok(0) | Err(_) => default,
             Ok(bytes) => bytes,
@@ -95,14 +120,16 @@ impl Session {
             keepalive_timeout: flags.duration("keepalive-timeout").wait(),
             max_request_bytes: limit("max-request-bytes", 2 << 20),
             max_response_bytes: limit("max-recv-bytes", i32::MAX as usize),
+            tls: tls.config().map_err(Exit::bad_args)?,
+            credentials,
         };
         let endpoints = flags.list("endpoints").to_vec();
         Ok(Self { client: Client::disconnected(options.clone()), printer, options, endpoints })
     }
 
+    /// A client of some endpoints alone, with the login of the session.
     pub fn client_of(&self, endpoints: &[String]) -> Result<Client, Exit> {
-        Client::new(endpoints, self.options.clone())
-            .map_err(|error| Exit::new(BAD_CONNECTION, error.to_string()))
+        self.client.to(endpoints).map_err(|error| Exit::new(BAD_CONNECTION, error.to_string()))
     }
 }
 
@@ -130,11 +157,18 @@ fn read_environment(flags: &mut Flags) -> Result<(), Exit> {
             Some((_, name)) if flags.is_changed(name) => {
                 let message = "conflicting environment variable is shadowed by corresponding command-line flag \
                                (either unset environment variable or disable flag))";
-                log("fatal", message, &key)?;
+                log::line("fatal", message, &[("environment-variable", &key)])?;
                 return Err(Exit::silent(ERROR));
             }
             Some((_, name)) if !value.is_empty() => flags.set_if_valid(name, &value),
-            _ => log("warn", "unrecognized environment variable", &format!("{key}={value}"))?,
+            _ => {
+                let setting = format!("{key}={value}");
+                log::line(
+                    "warn",
+                    "unrecognized environment variable",
+                    &[("environment-variable", &setting)],
+                )?;
+            }
         }
     }
     Ok(())
@@ -142,19 +176,6 @@ fn read_environment(flags: &mut Flags) -> Result<(), Exit> {
 
 fn variable(flag: &str) -> String {
     format!("ETCDCTL_{}", flag.to_uppercase().replace('-', "_"))
-}
-
-/// A line in the shape of etcd's logs.
-fn log(level: &str, message: &str, variable: &str) -> std::io::Result<()> {
-    let mut line = String::new();
-    crate::go::json::object(&mut line, |o| {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        o.string("level", level);
-        o.plain("ts", now.as_secs_f64());
-        o.string("msg", message);
-        o.string("environment-variable", variable);
-    });
-    writeln!(std::io::stderr(), "{line}")
 }
 
 fn show_settings(flags: &Flags) -> std::io::Result<()> {

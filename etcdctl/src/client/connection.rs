@@ -2,12 +2,16 @@
 //! Dialling is apart from calling, so that a call knows whether it can have reached a server.
 
 use std::cell::{Cell, RefCell};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::time::sleep;
+use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
+use tower::service_fn;
 
-use super::{Error, Options};
+use super::tls::{Address, Dialer};
+use super::{Error, Options, tls};
 
 /// Pings more often than this are refused by servers as too many.
 const MIN_KEEPALIVE: Duration = Duration::from_secs(10);
@@ -21,6 +25,8 @@ pub struct Connections {
 
 struct Target {
     endpoint: Endpoint,
+    /// Where the endpoint speaks TLS.
+    dialer: Option<Dialer>,
     channel: RefCell<Option<Channel>>,
 }
 
@@ -30,15 +36,18 @@ impl Connections {
             return Err(Error::NoEndpoints);
         }
         let targets = endpoints.iter().map(|endpoint| {
-            let bad = |why: &str| Error::BadEndpoint(format!("endpoint \"{endpoint}\": {why}"));
-            let uri = uri(endpoint).map_err(|why| bad(&why))?;
+            let bad = |why: &str| Error::Text(format!("endpoint \"{endpoint}\": {why}"));
+            let (uri, security) = uri(endpoint).map_err(|why| bad(&why))?;
+            let encrypted =
+                security == Security::Tls || security == Security::Either && options.tls.is_some();
+            let dialer = if encrypted { Some(dialer(&uri, options).map_err(|why| bad(&why))?) } else { None };
             let endpoint = Endpoint::from_shared(uri).map_err(|error| bad(&error.to_string()))?;
             let endpoint = endpoint
                 .connect_timeout(options.dial_timeout)
                 .http2_keep_alive_interval(options.keepalive_time.max(MIN_KEEPALIVE))
                 .keep_alive_timeout(options.keepalive_timeout)
                 .tcp_nodelay(true);
-            Ok(Target { endpoint, channel: RefCell::new(None) })
+            Ok(Target { endpoint, dialer, channel: RefCell::new(None) })
         });
         Ok(Self { targets: targets.collect::<Result<_, Error>>()?, current: Cell::new(0) })
     }
@@ -61,7 +70,7 @@ impl Connections {
             if let Some(channel) = known {
                 return Ok((channel, at));
             }
-            if let Ok(channel) = target.endpoint.connect().await {
+            if let Ok(channel) = target.dial().await {
                 *target.channel.borrow_mut() = Some(channel.clone());
                 return Ok((channel, at));
             }
@@ -83,16 +92,62 @@ impl Connections {
     }
 }
 
-/// An endpoint as etcd writes it, as the URI tonic dials: a bare `host:port` is plain HTTP/2.
-fn uri(endpoint: &str) -> Result<String, String> {
-    match endpoint.split_once("://") {
-        Some(("http", _)) => Ok(endpoint.into()),
-        Some(("unix", path)) => Ok(format!("unix://{path}")),
-        Some(("https" | "unixs", _)) => Err("this client has no TLS".into()),
-        Some((scheme, _)) => Err(format!("unknown scheme \"{scheme}\"")),
-        None if endpoint.starts_with("unix:") => Ok(endpoint.into()),
-        None => Ok(format!("http://{endpoint}")),
+impl Target {
+    async fn dial(&self) -> Result<Channel, tonic::transport::Error> {
+        match self.dialer.clone() {
+            None => self.endpoint.connect().await,
+            Some(dialer) => {
+                self.endpoint.connect_with_connector(service_fn(move |_| dialer.clone().dial())).await
+            }
+        }
     }
+}
+
+/// What the scheme of an endpoint says of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Security {
+    Plain,
+    Tls,
+    /// As the flags say.
+    Either,
+}
+
+/// An endpoint as etcd writes it, as the URI tonic dials: a bare `host:port` is HTTP/2.
+fn uri(endpoint: &str) -> Result<(String, Security), String> {
+    match endpoint.split_once("://") {
+        Some(("http", _)) => Ok((endpoint.into(), Security::Plain)),
+        Some(("https", rest)) => Ok((format!("http://{rest}"), Security::Tls)),
+        Some(("unix", path)) => Ok((format!("unix://{path}"), Security::Either)),
+        Some(("unixs", path)) => Ok((format!("unix://{path}"), Security::Tls)),
+        Some((scheme, _)) => Err(format!("unknown scheme \"{scheme}\"")),
+        None if endpoint.starts_with("unix:") => Ok((endpoint.into(), Security::Either)),
+        None => match endpoint.strip_prefix("unixs:") {
+            Some(path) => Ok((format!("unix:{path}"), Security::Tls)),
+            None => Ok((format!("http://{endpoint}"), Security::Either)),
+        },
+    }
+}
+
+const HTTPS_PORT: u16 = 443;
+
+fn dialer(uri: &str, options: &Options) -> Result<Dialer, String> {
+    let config = options.tls.clone().map_or_else(tls::by_default, Ok)?;
+    let (name, address) = address(uri)?;
+    Dialer::new(config, &name, address)
+}
+
+/// Where a URI leads, and the name a certificate there must have: that of the host, or of the socket's file.
+fn address(uri: &str) -> Result<(String, Address), String> {
+    if let Some(path) = uri.strip_prefix("unix:") {
+        let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        return Ok((name, Address::Unix(path)));
+    }
+    let parsed: Uri =
+        uri.parse().map_err(|error: tonic::codegen::http::uri::InvalidUri| error.to_string())?;
+    let host = parsed.host().ok_or("it has no host")?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    Ok((host.into(), Address::Tcp(host.into(), parsed.port_u16().unwrap_or(HTTPS_PORT))))
 }
 
 #[cfg(test)]
@@ -101,10 +156,29 @@ mod tests {
 
     #[test]
     fn endpoints_become_uris() {
-        assert_eq!(uri("127.0.0.1:2379").unwrap(), "http://127.0.0.1:2379");
-        assert_eq!(uri("http://a:1").unwrap(), "http://a:1");
-        assert_eq!(uri("unix:///tmp/s").unwrap(), "unix:///tmp/s");
-        assert_eq!(uri("unix:/tmp/s").unwrap(), "unix:/tmp/s");
-        assert!(uri("https://a:1").is_err() && uri("ftp://a:1").is_err());
+        for (endpoint, expected, security) in [
+            ("127.0.0.1:2379", "http://127.0.0.1:2379", Security::Either),
+            ("http://a:1", "http://a:1", Security::Plain),
+            ("https://a:1", "http://a:1", Security::Tls),
+            ("unix:///tmp/s", "unix:///tmp/s", Security::Either),
+            ("unix:/tmp/s", "unix:/tmp/s", Security::Either),
+            ("unixs:///tmp/s", "unix:///tmp/s", Security::Tls),
+        ] {
+            assert_eq!(uri(endpoint).unwrap(), (expected.into(), security));
+        }
+        assert!(uri("ftp://a:1").is_err());
+    }
+
+    #[test]
+    fn certificates_are_for_the_host() {
+        for (uri, name, expected) in [
+            ("http://a.example:1", "a.example", Address::Tcp("a.example".into(), 1)),
+            ("http://[::1]:1/", "::1", Address::Tcp("::1".into(), 1)),
+            ("http://127.0.0.1", "127.0.0.1", Address::Tcp("127.0.0.1".into(), 443)),
+            ("unix:///tmp/s", "s", Address::Unix("/tmp/s".into())),
+        ] {
+            assert_eq!(address(uri).unwrap(), (name.into(), expected));
+        }
+        assert!(address("http://").is_err());
     }
 }

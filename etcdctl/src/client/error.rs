@@ -8,8 +8,8 @@ use tonic::{Code, Status};
 pub enum Error {
     /// The endpoint list is empty.
     NoEndpoints,
-    /// An endpoint that is no address this client can dial.
-    BadEndpoint(String),
+    /// What neither a server nor gRPC has a code for, such as an endpoint that cannot be dialled.
+    Text(String),
     DeadlineExceeded,
     Status(Code, String),
 }
@@ -36,6 +36,11 @@ impl Error {
     /// A stream that failed so is opened again on another endpoint.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Status(Code::Unavailable | Code::Internal, _))
+    }
+
+    /// Whether a server said just that.
+    pub fn is(&self, text: &str) -> bool {
+        matches!(self, Self::Status(_, message) if message == text)
     }
 
     pub fn is_permission_denied(&self) -> bool {
@@ -67,7 +72,7 @@ impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NoEndpoints => f.write_str("etcdclient: no available endpoints"),
-            Self::BadEndpoint(why) => f.write_str(why),
+            Self::Text(text) => f.write_str(text),
             Self::DeadlineExceeded => f.write_str("context deadline exceeded"),
             Self::Status(_, message)
                 if message.starts_with("etcdserver: ") && !NOT_TYPED.contains(&message.as_str()) =>

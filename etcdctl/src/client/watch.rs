@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
-use super::{Client, Error, leader_required};
+use super::{Client, Error};
 
 /// What a watch yields.
 #[derive(Debug)]
@@ -105,13 +105,14 @@ impl Watches {
 
     /// Opens a stream, asks for all watches and passes answers on until it breaks or no watch is left.
     async fn follow(&mut self, client: &Client, orders: &mut mpsc::Receiver<Order>) -> Result<(), Error> {
+        client.renew_token().await?;
         let (channel, endpoint) = client.connections.pick().await?;
         let (requests, receiver) = mpsc::channel(BACKLOG);
         let mut client_stub =
             WatchClient::new(channel).max_decoding_message_size(client.options.max_response_bytes);
         let first: Vec<_> = self.creating.iter().map(|watch| watch.request.clone()).collect();
         // More requests than the channel holds can be waiting, and nobody reads it before the stream is open.
-        let opening = client_stub.watch(leader_required(ReceiverStream::new(receiver)));
+        let opening = client_stub.watch(client.leader_required(ReceiverStream::new(receiver)));
         let asking = async {
             for request in first {
                 send(&requests, RequestUnion::CreateRequest(request)).await?;
@@ -232,7 +233,7 @@ pub fn cancellation(response: &WatchResponse) -> Error {
     } else if response.cancel_reason.is_empty() {
         Error::Status(Code::OutOfRange, future.into())
     } else {
-        Error::Status(Code::FailedPrecondition, response.cancel_reason.clone())
+        Error::Text(response.cancel_reason.clone())
     }
 }
 

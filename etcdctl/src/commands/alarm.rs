@@ -40,7 +40,7 @@ async fn list(mut invocation: Invocation) -> Outcome {
     if !invocation.args.words.is_empty() {
         return Err(Exit::bad_args("alarm list command accepts no arguments"));
     }
-    let session = Session::new(&mut invocation.flags)?;
+    let session = Session::new(&mut invocation.flags).await?;
     let response = active(&session.client).await.map_err(Exit::failed)?;
     session.printer.alarms(&mut io::stdout().lock(), &response)
 }
@@ -50,7 +50,7 @@ async fn disarm(mut invocation: Invocation) -> Outcome {
     if !invocation.args.words.is_empty() {
         return Err(Exit::bad_args("alarm disarm command accepts no arguments"));
     }
-    let session = Session::new(&mut invocation.flags)?;
+    let session = Session::new(&mut invocation.flags).await?;
     let mut cleared = AlarmResponse::default();
     for alarm in active(&session.client).await.map_err(Exit::failed)?.alarms {
         let action = AlarmAction::Deactivate.into();

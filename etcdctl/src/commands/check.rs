@@ -75,7 +75,7 @@ async fn perf(mut invocation: Invocation) -> Outcome {
     let name = invocation.flags.text("load");
     let load =
         Load::named(name).ok_or_else(|| Exit::new(BAD_FEATURE, format!("unknown load option {name}")))?;
-    let session = Session::new(&mut invocation.flags)?;
+    let session = Session::new(&mut invocation.flags).await?;
     let flags = &invocation.flags;
     let prefix = flags.text("prefix");
     let keys = Keys::with_prefix(prefix.as_bytes());

@@ -23,7 +23,7 @@ async fn run(mut invocation: Invocation) -> Outcome {
     };
     let revision = parse_int(&String::from_utf8_lossy(revision), 10).map_err(Exit::failed)?;
     let physical = invocation.flags.bool("physical");
-    let session = Session::new(&mut invocation.flags)?;
+    let session = Session::new(&mut invocation.flags).await?;
     session.client.compact(CompactionRequest { revision, physical }).await.map_err(Exit::failed)?;
     Ok(writeln!(io::stdout(), "compacted revision {revision}")?)
 }

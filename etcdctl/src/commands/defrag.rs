@@ -18,7 +18,7 @@ pub static COMMAND: Command = Command {
 };
 
 async fn run(mut invocation: Invocation) -> Outcome {
-    let session = Session::new(&mut invocation.flags)?;
+    let session = Session::new(&mut invocation.flags).await?;
     let mut failed = false;
     for endpoint in endpoint::endpoints(&session, &invocation).await? {
         let client = session.client_of(std::slice::from_ref(&endpoint))?;

@@ -33,7 +33,7 @@ const SECOND_THOUGHTS: Duration = Duration::from_secs(2);
 
 async fn run(mut invocation: Invocation) -> Outcome {
     let request = request(&invocation.args.words, &invocation.flags)?;
-    let session = Session::new(&mut invocation.flags)?;
+    let session = Session::new(&mut invocation.flags).await?;
     if let [key, range_end] = invocation.args.words.as_slice()
         && !invocation.flags.bool("range")
     {

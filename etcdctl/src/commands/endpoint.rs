@@ -8,8 +8,8 @@ use proto::etcdserverpb::{AlarmType, HashKvRequest, MemberListRequest, RangeRequ
 use super::alarm;
 use crate::cli::globals::Session;
 use crate::cli::{Command, Flag, Invocation};
-use crate::client::Client;
-use crate::exit::{ERROR, Exit, Outcome};
+use crate::client::{Client, Options};
+use crate::exit::{BAD_CONNECTION, ERROR, Exit, Outcome};
 use crate::printers::{EndpointHash, EndpointHealth, EndpointStatus};
 
 pub static COMMAND: Command = Command {
@@ -51,8 +51,17 @@ pub async fn endpoints(session: &Session, invocation: &Invocation) -> Result<Vec
     if !invocation.flags.bool("cluster") {
         return Ok(session.endpoints.clone());
     }
-    let client = Client::new(&session.endpoints, session.options.clone()).map_err(Exit::failed)?;
-    let members = client.member_list(MemberListRequest { linearizable: true }).await.map_err(|error| {
+    let client = |options| Client::new(&session.endpoints, options).map_err(Exit::failed);
+    let request = MemberListRequest { linearizable: true };
+    // Asked without a login first, which many servers allow, so that a wrong password shows at the endpoints.
+    let anonymous = Options { credentials: None, ..session.options.clone() };
+    let members = match client(anonymous)?.member_list(request).await {
+        Err(error) if error.is("etcdserver: user name is empty") || error.is_permission_denied() => {
+            client(session.options.clone())?.member_list(request).await
+        }
+        outcome => outcome,
+    };
+    let members = members.map_err(|error| {
         Exit::failed(format_args!("failed to fetch endpoints from etcd cluster member list: {error}"))
     })?;
     Ok(members.members.into_iter().flat_map(|member| member.client_ur_ls).collect())
@@ -65,7 +74,8 @@ async fn health(mut invocation: Invocation) -> Outcome {
     let checks = tokio::task::LocalSet::new();
     let mut running = Vec::new();
     for endpoint in endpoints {
-        let client = session.client_of(std::slice::from_ref(&endpoint))?;
+        let client = Client::new(std::slice::from_ref(&endpoint), session.options.clone());
+        let client = client.map_err(|error| Exit::new(BAD_CONNECTION, error.to_string()))?;
         running.push(checks.spawn_local(check(endpoint, client)));
     }
     checks
@@ -84,9 +94,12 @@ async fn health(mut invocation: Invocation) -> Outcome {
 
 /// A linearizable read takes a quorum; being refused for want of permission comes after it.
 async fn check(endpoint: String, client: Client) -> EndpointHealth {
+    if let Err(error) = client.log_in().await {
+        return EndpointHealth { endpoint, took: None, error: Some(error.to_string()) };
+    }
     let start = Instant::now();
     let read = client.range(RangeRequest { key: "health".into(), ..Default::default() }).await;
-    let took = start.elapsed().into();
+    let took = Some(start.elapsed().into());
     let error = match read {
         Err(error) if !error.is_permission_denied() => Some(error.to_string()),
         _ => active_alarms(&client).await,
@@ -108,7 +121,7 @@ async fn active_alarms(client: &Client) -> Option<String> {
 }
 
 async fn status(mut invocation: Invocation) -> Outcome {
-    let session = Session::new(&mut invocation.flags)?;
+    let session = Session::new(&mut invocation.flags).await?;
     let mut list = Vec::new();
     let mut failed = false;
     for endpoint in endpoints(&session, &invocation).await? {
@@ -126,7 +139,7 @@ async fn status(mut invocation: Invocation) -> Outcome {
 }
 
 async fn hashkv(mut invocation: Invocation) -> Outcome {
-    let session = Session::new(&mut invocation.flags)?;
+    let session = Session::new(&mut invocation.flags).await?;
     let revision = invocation.flags.int64("rev");
     let mut list = Vec::new();
     let mut last_error = None;

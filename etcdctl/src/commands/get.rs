@@ -40,7 +40,7 @@ pub static COMMAND: Command = Command {
 async fn run(mut invocation: Invocation) -> Outcome {
     let flags = &mut invocation.flags;
     let request = request(&invocation.args.words, flags)?;
-    let mut session = Session::new(flags)?;
+    let mut session = Session::new(flags).await?;
     let response = if flags.bool("stream") {
         collect(&session, request).await.map_err(Exit::failed)?
     } else {

@@ -78,7 +78,7 @@ async fn grant(mut invocation: Invocation) -> Outcome {
     };
     let ttl = parse_int(&String::from_utf8_lossy(ttl), 10)
         .map_err(|error| Exit::bad_args(format!("bad TTL ({error})")))?;
-    let session = Session::new(&mut invocation.flags)?;
+    let session = Session::new(&mut invocation.flags).await?;
     let response = session.client.lease_grant(LeaseGrantRequest { ttl, id: 0 }).await;
     let response = response.map_err(|error| Exit::failed(format_args!("failed to grant lease ({error})")))?;
     session.printer.lease_grant(&mut io::stdout().lock(), &response)
@@ -86,7 +86,7 @@ async fn grant(mut invocation: Invocation) -> Outcome {
 
 async fn revoke(mut invocation: Invocation) -> Outcome {
     let id = one_id(&invocation.args.words, "lease revoke command needs 1 argument")?;
-    let session = Session::new(&mut invocation.flags)?;
+    let session = Session::new(&mut invocation.flags).await?;
     let response = session.client.lease_revoke(LeaseRevokeRequest { id }).await;
     let response =
         response.map_err(|error| Exit::failed(format_args!("failed to revoke lease ({error})")))?;
@@ -95,7 +95,7 @@ async fn revoke(mut invocation: Invocation) -> Outcome {
 
 async fn time_to_live(mut invocation: Invocation) -> Outcome {
     let id = one_id(&invocation.args.words, "lease timetolive command needs lease ID as argument")?;
-    let session = Session::new(&mut invocation.flags)?;
+    let session = Session::new(&mut invocation.flags).await?;
     let keys = invocation.flags.bool("keys");
     let request = LeaseTimeToLiveRequest { id, keys };
     let response = session.client.lease_time_to_live(request).await.map_err(bad_connection)?;
@@ -103,14 +103,14 @@ async fn time_to_live(mut invocation: Invocation) -> Outcome {
 }
 
 async fn list(mut invocation: Invocation) -> Outcome {
-    let session = Session::new(&mut invocation.flags)?;
+    let session = Session::new(&mut invocation.flags).await?;
     let response = session.client.lease_leases(LeaseLeasesRequest {}).await.map_err(bad_connection)?;
     session.printer.lease_list(&mut io::stdout().lock(), &response)
 }
 
 async fn keep_alive(mut invocation: Invocation) -> Outcome {
     let id = one_id(&invocation.args.words, "lease keep-alive command needs lease ID as argument")?;
-    let session = Session::new(&mut invocation.flags)?;
+    let session = Session::new(&mut invocation.flags).await?;
     if invocation.flags.bool("once") {
         let response = session.client.keep_alive_once(id).await.map_err(bad_connection)?;
         if response.ttl <= 0 {

@@ -21,7 +21,7 @@ async fn run(mut invocation: Invocation) -> Outcome {
         return Err(Exit::bad_args("move-leader command needs 1 argument"));
     };
     let target_id = parse_hex_id(&String::from_utf8_lossy(target)).map_err(Exit::bad_args)?;
-    let session = Session::new(&mut invocation.flags)?;
+    let session = Session::new(&mut invocation.flags).await?;
     for endpoint in &session.endpoints {
         let client = session.client_of(std::slice::from_ref(endpoint))?;
         let status = client.status(StatusRequest {}).await.map_err(Exit::failed)?;

@@ -42,7 +42,7 @@ will store the content of the file to <key>.",
 
 async fn run(mut invocation: Invocation) -> Outcome {
     let request = request(&invocation.args.words, &invocation.flags, &mut io::stdin())?;
-    let session = Session::new(&mut invocation.flags)?;
+    let session = Session::new(&mut invocation.flags).await?;
     let response = session.client.put(request).await.map_err(Exit::failed)?;
     session.printer.put(&mut io::stdout().lock(), &response)
 }

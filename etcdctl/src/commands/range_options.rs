@@ -5,6 +5,7 @@ use bytes::Bytes;
 use crate::cli::Flags;
 use crate::cli::flags::Word;
 use crate::exit::Exit;
+use crate::range::{OPEN, prefix_end};
 
 /// A key and the end of its range: empty for one key, a zero byte for no end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,9 +13,6 @@ pub struct Keys {
     pub key: Bytes,
     pub range_end: Bytes,
 }
-
-/// The range end that stands for "to the last key".
-const OPEN: &[u8] = b"\0";
 
 impl Keys {
     pub fn new(args: &[Word], flags: &Flags) -> Result<Self, Exit> {
@@ -52,27 +50,12 @@ pub fn refuse_both_ranges(flags: &Flags) -> Result<(), Exit> {
     Ok(())
 }
 
-/// The first key past all that start with `prefix`: its last byte below 0xff, one up, and nothing after it.
-fn prefix_end(prefix: &[u8]) -> Vec<u8> {
-    match prefix.iter().rposition(|&byte| byte < 0xff) {
-        Some(at) => {
-            let mut end = prefix[..=at].to_vec();
-            end[at] += 1;
-            end
-        }
-        None => OPEN.to_vec(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn ends_of_prefixes() {
-        assert_eq!(prefix_end(b"ab"), b"ac");
-        assert_eq!(prefix_end(b"a\xff\xff"), b"b");
-        assert_eq!(prefix_end(b"\xff"), OPEN);
+    fn the_empty_prefix_is_everything() {
         assert_eq!(Keys::with_prefix(b"").key, OPEN);
     }
 }

@@ -28,7 +28,7 @@ async fn run(mut invocation: Invocation) -> Outcome {
     if !invocation.args.words.is_empty() {
         return Err(Exit::bad_args("txn command does not accept argument"));
     }
-    let session = Session::new(&mut invocation.flags)?;
+    let session = Session::new(&mut invocation.flags).await?;
     let interactive = invocation.flags.bool("interactive");
     let prompt = |text: &str| if interactive { writeln!(io::stdout(), "{text}") } else { Ok(()) };
     let mut input = io::stdin().lock();

@@ -1,20 +1,17 @@
 //! `watch`: prints events as they come, runs a command for each where one follows `--`, and with `-i` takes further
 //! watches from standard input. The key may come from `ETCDCTL_WATCH_KEY` and `ETCDCTL_WATCH_RANGE_END`.
 
-use std::ffi::OsString;
 use std::io::{self, BufRead, Write};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::ffi::OsStringExt;
 use std::rc::Rc;
 
 use proto::etcdserverpb::{WatchCreateRequest, WatchResponse};
 use proto::mvccpb::event::EventType;
-use tokio::process;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, LocalSet};
 
 use super::range_options::Keys;
-use super::words;
+use super::{program, words};
 use crate::cli::flags::{Positional, Word};
 use crate::cli::globals::Session;
 use crate::cli::{Command, Flag, Flags, Invocation};
@@ -55,7 +52,7 @@ async fn run(mut invocation: Invocation) -> Outcome {
     if invocation.flags.bool("interactive") {
         return interact(&mut invocation.flags, &keys).await;
     }
-    let session = Session::new(&mut invocation.flags)?;
+    let session = Session::new(&mut invocation.flags).await?;
     let plan = Plan::new(&invocation.args, &invocation.flags, &keys).map_err(Exit::bad_args)?;
     let printer = session.printer;
     let client = Rc::new(session.client);
@@ -156,7 +153,7 @@ fn parse_line(line: &[u8], environment: &EnvironmentKeys) -> Result<Line, Exit> 
 
 /// Serves lines until standard input ends, which is an error.
 async fn interact(flags: &mut Flags, environment: &EnvironmentKeys) -> Outcome {
-    let session = Session::new(flags)?;
+    let session = Session::new(flags).await?;
     let printer: Rc<dyn Printer> = session.printer.into();
     let client = Rc::new(session.client);
     let mut lines = stdin_lines();
@@ -238,31 +235,15 @@ async fn run_for_events(response: &WatchResponse, exec: &[Word]) -> Outcome {
     for event in &response.events {
         let kv = event.kv.clone().unwrap_or_default();
         let event_type = EventType::try_from(event.r#type).map_or("", |known| known.as_str_name());
-        let mut command = process::Command::new(std::ffi::OsStr::from_bytes(&exec[0]));
-        command.args(exec[1..].iter().map(|word| OsString::from_vec(word.clone())));
-        command.stdin(std::process::Stdio::null());
-        command.env("ETCD_WATCH_REVISION", revision.to_string());
-        command.env("ETCD_WATCH_EVENT_TYPE", quote(event_type.as_bytes()));
-        command.env("ETCD_WATCH_KEY", quote(&kv.key));
-        command.env("ETCD_WATCH_VALUE", quote(&kv.value));
-        let failure = match command.status().await {
-            Ok(status) if status.success() => continue,
-            Ok(status) => match status.code() {
-                Some(code) => format!("exit status {code}"),
-                None => format!("signal: {}", status.signal().unwrap_or_default()),
-            },
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !exec[0].contains(&b'/') => {
-                format!("exec: {}: executable file not found in $PATH", quote(&exec[0]))
-            }
-            Err(error) => {
-                // Go has the system's words in lower case and without their number.
-                let reason = error.to_string().to_lowercase();
-                let reason = reason.split(" (os error").next().unwrap_or_default();
-                format!("fork/exec {}: {reason}", String::from_utf8_lossy(&exec[0]))
-            }
-        };
+        let variables = [
+            ("ETCD_WATCH_REVISION", revision.to_string().into()),
+            ("ETCD_WATCH_EVENT_TYPE", quote(event_type.as_bytes()).into()),
+            ("ETCD_WATCH_KEY", quote(&kv.key).into()),
+            ("ETCD_WATCH_VALUE", quote(&kv.value).into()),
+        ];
+        let Err(failure) = program::run(exec, &variables).await else { continue };
         let words: Vec<_> = exec.iter().map(|word| quote(word)).collect();
-        writeln!(io::stderr(), "command [{}] error ({failure})", words.join(" "))?;
+        writeln!(io::stderr(), "command [{}] error ({})", words.join(" "), failure.reason)?;
         return Err(Exit::silent(ERROR));
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Words of a line typed to `txn` or `watch -i`: separated by blanks, `'raw'` or `"with escapes"` where quoted.
+//! Words: of the command line as text, and of a line typed to `txn` or `watch -i`: separated by blanks, `'raw'` or `"with escapes"` where quoted.
 
 use crate::cli::flags::Word;
 use crate::exit::{Exit, INVALID_INPUT};
@@ -50,6 +50,11 @@ fn closing_quote(text: &[u8]) -> Option<usize> {
             _ => at += 1,
         }
     }
+}
+
+/// A word where the wire has text. What is not UTF-8 in it is replaced.
+pub fn text(word: &[u8]) -> String {
+    String::from_utf8_lossy(word).into_owned()
 }
 
 /// A line without the white space around it.

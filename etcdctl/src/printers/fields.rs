@@ -5,7 +5,9 @@ use std::io;
 use proto::etcdserverpb::*;
 use proto::mvccpb::KeyValue;
 
-use super::{EndpointHash, EndpointHealth, EndpointStatus, Out, Printer, alarm_name, event_name};
+use super::{
+    EndpointHash, EndpointHealth, EndpointStatus, Out, Printer, alarm_name, event_name, permission_name, took,
+};
 use crate::exit::Outcome;
 use crate::go::quote::quote;
 
@@ -143,6 +145,30 @@ impl Printer for Fields {
         Ok(())
     }
 
+    fn done(&self, out: Out, _: &str, response: &Option<ResponseHeader>) -> Outcome {
+        Ok(header(out, response)?)
+    }
+
+    fn role(&self, out: Out, _: &str, response: &AuthRoleGetResponse) -> Outcome {
+        header(out, &response.header)?;
+        for permission in &response.perm {
+            // Two spaces: etcdctl's own.
+            writeln!(out, "\"PermType\" :  {}", permission_name(permission.perm_type))?;
+            text(out, "Key", &permission.key)?;
+            text(out, "RangeEnd", &permission.range_end)?;
+        }
+        Ok(())
+    }
+
+    fn roles(&self, out: Out, response: &AuthRoleListResponse) -> Outcome {
+        header(out, &response.header)?;
+        write!(out, "\"Roles\" :")?;
+        for role in &response.roles {
+            write!(out, " {}", quote(role.as_bytes()))?;
+        }
+        Ok(writeln!(out)?)
+    }
+
     fn alarms(&self, out: Out, response: &AlarmResponse) -> Outcome {
         header(out, &response.header)?;
         for alarm in &response.alarms {
@@ -157,7 +183,7 @@ impl Printer for Fields {
         for health in list {
             text(out, "Endpoint", health.endpoint.as_bytes())?;
             field(out, "Health", health.error.is_none())?;
-            field(out, "Took", health.took)?;
+            field(out, "Took", took(health))?;
             field(out, "Error", health.error.as_deref().unwrap_or_default())?;
             writeln!(out)?;
         }

@@ -5,7 +5,7 @@ use proto::etcdserverpb::response_op::Response;
 use proto::etcdserverpb::*;
 use proto::mvccpb::KeyValue;
 
-use super::{EndpointHash, EndpointHealth, EndpointStatus, Out, Printer};
+use super::{EndpointHash, EndpointHealth, EndpointStatus, Out, Printer, took};
 use crate::exit::Outcome;
 use crate::go::json::{self, Object};
 
@@ -248,6 +248,76 @@ impl Printer for Json {
         line(out, |o| header(o, &response.header))
     }
 
+    fn done(&self, out: Out, _: &str, response: &Option<ResponseHeader>) -> Outcome {
+        line(out, |o| header(o, response))
+    }
+
+    fn member_added(&self, out: Out, response: &MemberAddResponse) -> Outcome {
+        line(out, |o| {
+            header(o, &response.header);
+            if let Some(added) = &response.member {
+                member(o.member("member"), added);
+            }
+            o.array_if_set("members", &response.members, member);
+        })
+    }
+
+    fn members_changed(&self, out: Out, _: &str, response: &MemberListResponse) -> Outcome {
+        line(out, |o| {
+            header(o, &response.header);
+            o.array_if_set("members", &response.members, member);
+        })
+    }
+
+    fn role(&self, out: Out, _: &str, response: &AuthRoleGetResponse) -> Outcome {
+        line(out, |o| {
+            header(o, &response.header);
+            o.array_if_set("perm", &response.perm, |out, permission| {
+                json::object(out, |o| {
+                    o.plain_if_set("permType", permission.perm_type);
+                    o.bytes_if_set("key", &permission.key);
+                    o.bytes_if_set("range_end", &permission.range_end);
+                });
+            });
+        })
+    }
+
+    fn roles(&self, out: Out, response: &AuthRoleListResponse) -> Outcome {
+        line(out, |o| {
+            header(o, &response.header);
+            o.array_if_set("roles", &response.roles, text);
+        })
+    }
+
+    fn user(&self, out: Out, _: &str, response: &AuthUserGetResponse) -> Outcome {
+        line(out, |o| {
+            header(o, &response.header);
+            o.array_if_set("roles", &response.roles, text);
+        })
+    }
+
+    fn users(&self, out: Out, response: &AuthUserListResponse) -> Outcome {
+        line(out, |o| {
+            header(o, &response.header);
+            o.array_if_set("users", &response.users, text);
+        })
+    }
+
+    fn auth_status(&self, out: Out, response: &AuthStatusResponse) -> Outcome {
+        line(out, |o| {
+            header(o, &response.header);
+            o.plain_if_set("enabled", response.enabled);
+            o.plain_if_set("authRevision", response.auth_revision);
+        })
+    }
+
+    fn downgrade(&self, out: Out, _: &str, response: &DowngradeResponse) -> Outcome {
+        line(out, |o| {
+            header(o, &response.header);
+            o.string_if_set("version", &response.version);
+        })
+    }
+
     fn alarms(&self, out: Out, response: &AlarmResponse) -> Outcome {
         line(out, |o| {
             header(o, &response.header);
@@ -264,7 +334,7 @@ impl Printer for Json {
         list(out, endpoints, |o, health| {
             o.string("endpoint", &health.endpoint);
             o.plain("health", health.error.is_none());
-            o.string("took", &health.took.to_string());
+            o.string("took", &took(health));
             o.string_if_set("error", health.error.as_deref().unwrap_or_default());
         })
     }

@@ -1,6 +1,8 @@
 //! Fixed answers against the bytes etcdctl 3.5.1 prints for them.
 
 use prost::Message;
+use proto::authpb::Permission;
+use proto::authpb::permission::Type;
 use proto::etcdserverpb::*;
 use proto::mvccpb::{Event, KeyValue};
 
@@ -125,4 +127,50 @@ fn alarms() {
     assert_eq!(alarms("simple"), "memberID:123 alarm:NOSPACE \n");
     assert_eq!(alarms("json"), "{\"alarms\":[{\"memberID\":123,\"alarm\":1}]}\n");
     assert_eq!(alarms("fields"), "\"MemberID\" : 123\n\"AlarmType\" : NOSPACE\n\n");
+}
+
+#[test]
+fn roles() {
+    let permission = |perm_type: Type, key: &'static str, range_end: &'static str| Permission {
+        perm_type: perm_type.into(),
+        key: key.into(),
+        range_end: range_end.into(),
+    };
+    let perm = vec![
+        permission(Type::Readwrite, "a", ""),
+        permission(Type::Read, "a", "b"),
+        permission(Type::Write, "c", "e"),
+        permission(Type::Read, "f", "\0"),
+    ];
+    let response = AuthRoleGetResponse { header: HEADER, perm };
+    let role = |format| printed(format, false, |printer, out| printer.role(out, "r", &response));
+    assert_eq!(
+        role("simple"),
+        "Role r\nKV Read:\n\ta\n\t[a, b) (prefix a)\n\t[f, <open ended>\nKV Write:\n\ta\n\t[c, e)\n"
+    );
+    assert!(role("fields").ends_with("\"PermType\" :  READ\n\"Key\" : \"f\"\n\"RangeEnd\" : \"\\x00\"\n"));
+    assert!(role("json").starts_with(&format!(
+        "{{\"header\":{HEADER_JSON},\"perm\":[{{\"permType\":2,\"key\":\"YQ==\"}},{{\"key\":\"YQ==\","
+    )));
+    let list = AuthRoleListResponse { header: None, roles: vec!["r".into(), "s".into()] };
+    let roles = |format| printed(format, false, |printer, out| printer.roles(out, &list));
+    assert_eq!([roles("simple"), roles("fields")], ["r\ns\n", "\"Roles\" : \"r\" \"s\"\n"]);
+}
+
+#[test]
+fn members() {
+    let member = Member { id: 0xe923ec934d1478d, peer_ur_ls: vec!["u".into()], ..Default::default() };
+    let added = MemberAddResponse { header: HEADER, member: Some(member.clone()), members: vec![member] };
+    let add = |format| printed(format, false, |printer, out| printer.member_added(out, &added));
+    // Sixteen columns, filled with blanks: etcdctl's.
+    assert_eq!(add("simple"), "Member  e923ec934d1478d added to cluster  48276a8f75b6a87\n");
+    let member = "{\"ID\":1049970697026226061,\"peerURLs\":[\"u\"]}";
+    assert_eq!(
+        add("json"),
+        format!("{{\"header\":{HEADER_JSON},\"member\":{member},\"members\":[{member}]}}\n")
+    );
+    // The answers to all changes have one encoding, whatever their names.
+    let header = MemberRemoveResponse { header: HEADER, members: Vec::new() }.encode_to_vec();
+    let done = |printer: &dyn super::Printer, out: &mut Vec<u8>| printer.done(out, "", &HEADER);
+    assert_eq!(printed("protobuf", false, done), String::from_utf8_lossy(&header));
 }

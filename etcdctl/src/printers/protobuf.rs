@@ -84,6 +84,43 @@ impl Printer for Protobuf {
         encode(out, response)
     }
 
+    fn done(&self, out: Out, _: &str, header: &Option<ResponseHeader>) -> Outcome {
+        // All answers that are a header alone have the same encoding.
+        encode(out, &AuthEnableResponse { header: *header })
+    }
+
+    fn member_added(&self, out: Out, response: &MemberAddResponse) -> Outcome {
+        encode(out, response)
+    }
+
+    fn members_changed(&self, out: Out, _: &str, response: &MemberListResponse) -> Outcome {
+        encode(out, response)
+    }
+
+    fn role(&self, out: Out, _: &str, response: &AuthRoleGetResponse) -> Outcome {
+        encode(out, response)
+    }
+
+    fn roles(&self, out: Out, response: &AuthRoleListResponse) -> Outcome {
+        encode(out, response)
+    }
+
+    fn user(&self, out: Out, _: &str, response: &AuthUserGetResponse) -> Outcome {
+        encode(out, response)
+    }
+
+    fn users(&self, out: Out, response: &AuthUserListResponse) -> Outcome {
+        encode(out, response)
+    }
+
+    fn auth_status(&self, out: Out, response: &AuthStatusResponse) -> Outcome {
+        encode(out, response)
+    }
+
+    fn downgrade(&self, out: Out, _: &str, response: &DowngradeResponse) -> Outcome {
+        encode(out, response)
+    }
+
     fn move_leader(&self, out: Out, _: u64, _: u64, response: &MoveLeaderResponse) -> Outcome {
         encode(out, response)
     }

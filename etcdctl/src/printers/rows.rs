@@ -2,7 +2,7 @@
 
 use proto::etcdserverpb::MemberListResponse;
 
-use super::{EndpointHash, EndpointHealth, EndpointStatus};
+use super::{EndpointHash, EndpointHealth, EndpointStatus, took};
 use crate::go::number::si_bytes;
 
 pub type Row = Vec<String>;
@@ -41,7 +41,7 @@ pub fn members(response: &MemberListResponse) -> Vec<Row> {
 pub fn health(list: &[EndpointHealth]) -> Vec<Row> {
     let row = |health: &EndpointHealth| {
         let error = health.error.clone().unwrap_or_default();
-        vec![health.endpoint.clone(), health.error.is_none().to_string(), health.took.to_string(), error]
+        vec![health.endpoint.clone(), health.error.is_none().to_string(), took(health), error]
     };
     list.iter().map(row).collect()
 }

@@ -2,12 +2,15 @@
 
 use std::io::{self, Write};
 
+use proto::authpb::Permission;
+use proto::authpb::permission::Type;
 use proto::etcdserverpb::*;
 use proto::mvccpb::KeyValue;
 
-use super::{EndpointHash, EndpointHealth, EndpointStatus, Out, Printer, alarm_name, event_name, rows};
+use super::{EndpointHash, EndpointHealth, EndpointStatus, Out, Printer, alarm_name, event_name, rows, took};
 use crate::exit::Outcome;
 use crate::go::number::hex16;
+use crate::range::{OPEN, prefix_end};
 
 pub struct Simple {
     pub hex: bool,
@@ -44,6 +47,22 @@ fn write_rows(out: Out, rows: Vec<rows::Row>) -> Outcome {
         writeln!(out, "{}", row.join(", "))?;
     }
     Ok(())
+}
+
+/// The line of one permission: a key, or a range, with the prefix that it amounts to. An open range has no bracket at
+/// its end, in etcdctl too.
+fn permitted(Permission { key, range_end, .. }: &Permission) -> Vec<u8> {
+    let (key, end) = (&key[..], &range_end[..]);
+    let mut line = match end {
+        b"" => [b"\t", key].concat(),
+        OPEN => [b"\t[", key, b", <open ended>"].concat(),
+        end => [b"\t[", key, b", ", end, b")"].concat(),
+    };
+    if prefix_end(key) == end {
+        line.extend([b" (prefix ", key, b")"].concat());
+    }
+    line.push(b'\n');
+    line
 }
 
 impl Printer for Simple {
@@ -125,6 +144,63 @@ impl Printer for Simple {
         write_rows(out, rows::members(response))
     }
 
+    fn done(&self, out: Out, line: &str, _: &Option<ResponseHeader>) -> Outcome {
+        Ok(writeln!(out, "{line}")?)
+    }
+
+    fn member_added(&self, out: Out, response: &MemberAddResponse) -> Outcome {
+        let member = response.member.as_ref().map_or(0, |member| member.id);
+        let cluster = response.header.as_ref().map_or(0, |header| header.cluster_id);
+        Ok(writeln!(out, "Member {member:16x} added to cluster {cluster:16x}")?)
+    }
+
+    fn members_changed(&self, out: Out, line: &str, _: &MemberListResponse) -> Outcome {
+        Ok(writeln!(out, "{line}")?)
+    }
+
+    fn role(&self, out: Out, name: &str, response: &AuthRoleGetResponse) -> Outcome {
+        writeln!(out, "Role {name}")?;
+        for (heading, only) in [("KV Read:", Type::Read), ("KV Write:", Type::Write)] {
+            writeln!(out, "{heading}")?;
+            let wanted = [only as i32, Type::Readwrite as i32];
+            for permission in response.perm.iter().filter(|one| wanted.contains(&one.perm_type)) {
+                out.write_all(&permitted(permission))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn roles(&self, out: Out, response: &AuthRoleListResponse) -> Outcome {
+        for role in &response.roles {
+            writeln!(out, "{role}")?;
+        }
+        Ok(())
+    }
+
+    fn user(&self, out: Out, name: &str, response: &AuthUserGetResponse) -> Outcome {
+        write!(out, "User: {name}\nRoles:")?;
+        for role in &response.roles {
+            write!(out, " {role}")?;
+        }
+        Ok(writeln!(out)?)
+    }
+
+    fn users(&self, out: Out, response: &AuthUserListResponse) -> Outcome {
+        for user in &response.users {
+            writeln!(out, "{user}")?;
+        }
+        Ok(())
+    }
+
+    fn auth_status(&self, out: Out, response: &AuthStatusResponse) -> Outcome {
+        writeln!(out, "Authentication Status: {}", response.enabled)?;
+        Ok(writeln!(out, "AuthRevision: {}", response.auth_revision)?)
+    }
+
+    fn downgrade(&self, out: Out, step: &str, response: &DowngradeResponse) -> Outcome {
+        Ok(writeln!(out, "Downgrade {step} success, cluster version {}", response.version)?)
+    }
+
     fn move_leader(&self, out: Out, from: u64, to: u64, _: &MoveLeaderResponse) -> Outcome {
         Ok(writeln!(out, "Leadership transferred from {from:x} to {to:x}")?)
     }
@@ -144,8 +220,9 @@ impl Printer for Simple {
 
     /// The unhealthy go to stderr.
     fn endpoint_health(&self, out: Out, list: &[EndpointHealth]) -> Outcome {
-        for EndpointHealth { endpoint, took, error } in list {
-            match error {
+        for health in list {
+            let (endpoint, took) = (&health.endpoint, took(health));
+            match &health.error {
                 None => {
                     writeln!(out, "{endpoint} is healthy: successfully committed proposal: took = {took}")?;
                 }

@@ -1,0 +1,303 @@
+//! TLS towards the endpoints: what certificates to trust and to show, read from files, and the connector that
+//! speaks it. Texts about bad files are those of Go's `crypto/tls`, where etcdctl takes them from.
+//! rustls over ring: memory safe, and no C compiler's friends (cmake, nasm) in the build.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::{PemObject, SectionKind};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::go::error::reason;
+
+/// What the command line says of TLS; empty texts are unset.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    pub ca_file: String,
+    pub cert_file: String,
+    pub key_file: String,
+    /// Endpoints without a scheme speak TLS too.
+    pub required: bool,
+    /// Any certificate will do, once TLS is asked for.
+    pub skip_verify: bool,
+}
+
+impl Settings {
+    /// `None` when nothing asks for TLS but, perhaps, the scheme of an endpoint.
+    pub fn config(&self) -> Result<Option<Arc<ClientConfig>>, String> {
+        let (ca, cert, key) = (&self.ca_file, &self.cert_file, &self.key_file);
+        let identity = match (cert.is_empty(), key.is_empty()) {
+            (true, true) => None,
+            (false, false) => Some(identity(&read(cert)?, &read(key)?)?),
+            _ => return Err(format!("KeyFile and CertFile must both be present[key: {key}, cert: {cert}]")),
+        };
+        let roots = if ca.is_empty() { None } else { Some(authorities(&read(ca)?)?) };
+        if identity.is_none() && roots.is_none() && !self.required {
+            return Ok(None);
+        }
+        build(roots, identity, self.skip_verify).map(Some)
+    }
+}
+
+/// For an endpoint that says `https` where nothing else was said: the system's authorities.
+pub fn by_default() -> Result<Arc<ClientConfig>, String> {
+    build(None, None, false)
+}
+
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn build(
+    roots: Option<RootCertStore>,
+    identity: Option<Identity>,
+    skip_verify: bool,
+) -> Result<Arc<ClientConfig>, String> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("tls: {error}"))?;
+    let builder = if skip_verify {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
+    } else {
+        builder.with_root_certificates(roots.unwrap_or_else(system_authorities))
+    };
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some((chain, key)) => {
+            builder.with_client_auth_cert(chain, key).map_err(|error| format!("tls: {error}"))?
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// What cannot be read of the system's store is not trusted.
+fn system_authorities() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    roots
+}
+
+/// Far above any bundle of certificates.
+const LARGEST_FILE_BYTES: u64 = 16 << 20;
+
+fn read(path: &str) -> Result<Vec<u8>, String> {
+    let file = File::open(path).map_err(|error| format!("open {path}: {}", reason(&error)))?;
+    let mut bytes = Vec::new();
+    let read = file.take(LARGEST_FILE_BYTES).read_to_end(&mut bytes);
+    read.map_err(|error| format!("read {path}: {}", reason(&error)))?;
+    Ok(bytes)
+}
+
+/// The sections of a PEM file of one kind, and the kinds it has. What is no PEM ends it.
+fn sections(pem: &[u8]) -> Vec<(SectionKind, Vec<u8>)> {
+    <(SectionKind, Vec<u8>)>::pem_slice_iter(pem).map_while(Result::ok).collect()
+}
+
+/// A file without certificates trusts nobody, as in etcdctl.
+fn authorities(pem: &[u8]) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for (kind, der) in sections(pem) {
+        if kind == SectionKind::Certificate {
+            roots.add(der.into()).map_err(|_| "x509: malformed certificate")?;
+        }
+    }
+    Ok(roots)
+}
+
+/// The certificates to show and their key, which must belong together.
+fn identity(cert_pem: &[u8], key_pem: &[u8]) -> Result<Identity, String> {
+    let certs = sections(cert_pem);
+    let chain: Vec<CertificateDer<'static>> = certs
+        .iter()
+        .filter(|(kind, _)| *kind == SectionKind::Certificate)
+        .map(|(_, der)| der.clone().into())
+        .collect();
+    let Some(leaf) = chain.first() else {
+        return Err(match certs.as_slice() {
+            [] => "tls: failed to find any PEM data in certificate input".into(),
+            [(kind, _)] if is_key(*kind) => {
+                "tls: failed to find certificate PEM data in certificate input, but did find a private key; PEM \
+                 inputs may have been switched"
+                    .into()
+            }
+            _ => "tls: failed to find \"CERTIFICATE\" PEM block in certificate input".into(),
+        });
+    };
+    let keys = sections(key_pem);
+    let Some(key) = PrivateKeyDer::from_pem_slice(key_pem).ok() else {
+        return Err(match keys.as_slice() {
+            [] => "tls: failed to find any PEM data in key input".into(),
+            [(SectionKind::Certificate, _)] => {
+                "tls: found a certificate rather than a key in the PEM for the private key".into()
+            }
+            _ => "tls: failed to find PEM block with type ending in \"PRIVATE KEY\" in key input".into(),
+        });
+    };
+    let provider = ring::default_provider();
+    let signer = provider.key_provider.load_private_key(key.clone_key());
+    let signer = signer.map_err(|_| "tls: failed to parse private key")?;
+    let of_leaf = ParsedCertificate::try_from(leaf).map_err(|_| "x509: malformed certificate")?;
+    let of_leaf = of_leaf.subject_public_key_info();
+    if let Some(of_key) = signer.public_key()
+        && algorithm(&of_key) != algorithm(&of_leaf)
+    {
+        return Err("tls: private key type does not match public key type".into());
+    }
+    match CertifiedKey::new(chain.clone(), signer).keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok((chain, key)),
+        Err(_) => Err("tls: private key does not match public key".into()),
+    }
+}
+
+fn is_key(kind: SectionKind) -> bool {
+    matches!(kind, SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey)
+}
+
+/// The object identifier that a public key begins with, by its kind: the algorithms Go tells apart.
+fn algorithm(public_key: &[u8]) -> Option<usize> {
+    const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
+    const ELLIPTIC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+    const ED25519: &[u8] = &[0x2b, 0x65, 0x70];
+    // Two sequences and the identifier begin before it; no key is part of so short a head.
+    let head = &public_key[..public_key.len().min(20)];
+    [RSA, ELLIPTIC, ED25519].iter().position(|oid| head.windows(oid.len()).any(|window| window == *oid))
+}
+
+/// Believes every certificate, but not a handshake that its owner did not sign.
+#[derive(Debug)]
+struct AnyServer(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Socket for T {}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    Tcp(String, u16),
+    Unix(PathBuf),
+}
+
+/// Dials one endpoint and checks that it is who it should be.
+#[derive(Clone)]
+pub struct Dialer {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    address: Address,
+}
+
+impl Dialer {
+    /// `name`: what the server's certificate must be for, a host name or an address.
+    pub fn new(config: Arc<ClientConfig>, name: &str, address: Address) -> Result<Self, String> {
+        let name = ServerName::try_from(name.to_owned()).map_err(|error| error.to_string())?;
+        Ok(Self { config, name, address })
+    }
+
+    pub async fn dial(self) -> io::Result<TokioIo<TlsStream<Box<dyn Socket>>>> {
+        let socket: Box<dyn Socket> = match &self.address {
+            Address::Tcp(host, port) => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                stream.set_nodelay(true)?;
+                Box::new(stream)
+            }
+            Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        };
+        Ok(TokioIo::new(TlsConnector::from(self.config).connect(self.name, socket).await?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+
+    fn pair() -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let cert = CertificateParams::new(vec!["a.example".into()]).unwrap().self_signed(&key).unwrap();
+        (cert.pem(), key.serialize_pem())
+    }
+
+    #[test]
+    fn a_certificate_and_its_key_belong_together() {
+        let ((cert, key), (_, other)) = (pair(), pair());
+        assert!(identity(cert.as_bytes(), key.as_bytes()).is_ok());
+        let ed25519 = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().serialize_pem();
+        for (cert, key, error) in [
+            (&cert, &other, "tls: private key does not match public key"),
+            (&cert, &ed25519, "tls: private key type does not match public key type"),
+            (&cert, &cert, "tls: found a certificate rather than a key in the PEM for the private key"),
+            (&cert, &"x".into(), "tls: failed to find any PEM data in key input"),
+            (&"x".into(), &key, "tls: failed to find any PEM data in certificate input"),
+        ] {
+            assert_eq!(identity(cert.as_bytes(), key.as_bytes()).unwrap_err(), error);
+        }
+        assert!(identity(key.as_bytes(), key.as_bytes()).unwrap_err().ends_with("may have been switched"));
+    }
+
+    #[test]
+    fn authorities_may_be_none_but_not_broken() {
+        assert!(authorities(b"garbage").unwrap().is_empty());
+        assert_eq!(authorities(pair().0.as_bytes()).unwrap().len(), 1);
+        let broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert_eq!(authorities(broken).unwrap_err(), "x509: malformed certificate");
+    }
+
+    #[test]
+    fn halves_of_an_identity_are_refused_and_nothing_asks_for_nothing() {
+        let half = Settings { cert_file: "c".into(), ..Default::default() };
+        let error = "KeyFile and CertFile must both be present[key: , cert: c]";
+        assert_eq!(half.config().unwrap_err(), error);
+        assert!(Settings::default().config().unwrap().is_none());
+        // Without TLS there is nothing whose verification could be left out.
+        let skip = Settings { skip_verify: true, ..Default::default() };
+        assert!(skip.config().unwrap().is_none());
+        let missing = Settings { ca_file: "no/such/file".into(), ..Default::default() };
+        assert_eq!(missing.config().unwrap_err(), "open no/such/file: no such file or directory");
+    }
+}
