@@ -26,7 +26,8 @@ pub async fn answer<B>(
     let node = &context.node;
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let host = host.or_else(|| request.uri().host()).unwrap_or_default();
-    if !node.config.allows_host(host) {
+    // A page that rebinds a name cannot pass for the server: it lacks the certificate.
+    if !context.caller.is_secure && !node.config.allows_host(host) {
         return text(StatusCode::MISDIRECTED_REQUEST, "");
     }
     let mut response = match request.method() {

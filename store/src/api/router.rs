@@ -116,12 +116,22 @@ impl Counters {
     }
 }
 
+/// Who is at the other end of a connection.
+#[derive(Clone, Default)]
+pub struct Caller {
+    /// By TLS.
+    pub is_secure: bool,
+    /// Of the certificate it showed, which a trusted CA has signed.
+    pub common_name: Option<Arc<str>>,
+}
+
 /// What a request's thread works with.
 #[derive(Clone)]
 pub struct Context {
     pub node: Arc<Node>,
     pub counters: Arc<Counters>,
     pub shard: Arc<Shard>,
+    pub caller: Caller,
 }
 
 impl Context {

@@ -168,6 +168,13 @@ impl Config {
                 return refuse(format!("unexpected TLS cipher suite {name:?}"));
             }
         }
+        if !self.cipher_suites.is_empty() && suites.is_empty() {
+            // Nothing is left for TLS 1.2.
+            if max == TlsVersion::V12 {
+                return refuse("--cipher-suites has no suite of TLS1.2, and no other version is allowed");
+            }
+            return Ok(TlsProtocol { min: TlsVersion::V13, max, suites });
+        }
         Ok(TlsProtocol { min, max, suites })
     }
 
