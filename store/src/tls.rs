@@ -85,13 +85,14 @@ impl Sides {
             None => None,
         };
         let client_urls = || config.listen_client_urls.iter().chain(&config.listen_client_http_urls);
-        let client = match own(config, Side::Client, &config.client_tls, config.client_auto_tls, client_urls())? {
-            Some(own) => Some(Material::load(Side::Client, own, true, config)?),
-            None if client_urls().chain(&config.listen_metrics_urls).any(|url| url.scheme().is_tls()) => {
-                Some(Material::load(Side::Client, config.client_tls.clone(), false, config)?)
-            }
-            None => None,
-        };
+        let client =
+            match own(config, Side::Client, &config.client_tls, config.client_auto_tls, client_urls())? {
+                Some(own) => Some(Material::load(Side::Client, own, true, config)?),
+                None if client_urls().chain(&config.listen_metrics_urls).any(|url| url.scheme().is_tls()) => {
+                    Some(Material::load(Side::Client, config.client_tls.clone(), false, config)?)
+                }
+                None => None,
+            };
         Ok(Sides { client, peer })
     }
 

@@ -102,7 +102,8 @@ impl Acceptor {
             Ok(_) if first[0] == HANDSHAKE_RECORD => {}
             Ok(_) => {
                 if looks_like_http(&first) {
-                    // Whether it arrives or not: the connection ends here.
+                    // Bytes that nobody has read would reset the connection, and the answer with it.
+                    let _ = stream.try_read(&mut [0; 4096]);
                     let _ = stream.write_all(PLAIN_ANSWER).await;
                 }
                 return Err(self.refuse(remote, &NOT_TLS));
@@ -158,3 +159,6 @@ impl From<TlsError> for io::Error {
         io::Error::new(io::ErrorKind::PermissionDenied, error)
     }
 }
+
+#[cfg(test)]
+mod tests;

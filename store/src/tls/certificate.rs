@@ -110,9 +110,11 @@ fn name_matches(pattern: &str, host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host);
     let (pattern, host): (Vec<&str>, Vec<&str>) = (pattern.split('.').collect(), host.split('.').collect());
     pattern.len() == host.len()
-        && pattern.iter().zip(&host).enumerate().all(|(position, (pattern, label))| {
-            position == 0 && *pattern == "*" || pattern == label
-        })
+        && pattern
+            .iter()
+            .zip(&host)
+            .enumerate()
+            .all(|(position, (pattern, label))| position == 0 && *pattern == "*" || pattern == label)
 }
 
 /// Serial numbers of a certificate revocation list. As in etcd neither its issuer nor its dates matter.

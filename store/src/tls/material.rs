@@ -62,7 +62,12 @@ struct Files {
 
 impl Material {
     /// Reads all files; each must be good. `self_made` trusts every server, as members with such certificates must.
-    pub fn load(side: Side, info: TlsInfo, self_made: bool, config: &Config) -> Result<Arc<Material>, TlsError> {
+    pub fn load(
+        side: Side,
+        info: TlsInfo,
+        self_made: bool,
+        config: &Config,
+    ) -> Result<Arc<Material>, TlsError> {
         let protocol = config.tls_protocol().map_err(|error| TlsError(error.0))?;
         let pair = |certificate: &str, key: &str| {
             let given = !certificate.is_empty() && !key.is_empty();
@@ -284,10 +289,7 @@ fn stamps(paths: &[PathBuf]) -> Vec<Option<Stamp>> {
     paths.iter().map(stamp).collect()
 }
 
-fn one<T>(
-    path: &str,
-    read: fn(&[PathBuf]) -> Result<T, TlsError>,
-) -> Result<Option<Watched<T>>, TlsError> {
+fn one<T>(path: &str, read: fn(&[PathBuf]) -> Result<T, TlsError>) -> Result<Option<Watched<T>>, TlsError> {
     (!path.is_empty()).then(|| Watched::open(&[path], read)).transpose()
 }
 

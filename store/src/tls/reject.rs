@@ -106,7 +106,8 @@ pub(super) fn reason(error: &io::Error) -> String {
             | PeerIncompatible::SupportedVersionsExtensionRequired,
         ) => "tls: client offered only unsupported versions",
         Error::InvalidCertificate(invalid) => match invalid {
-            CertificateError::UnknownIssuer => {
+            // An authority of the same name, and another key.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => {
                 "tls: failed to verify certificate: x509: certificate signed by unknown authority"
             }
             CertificateError::Expired
