@@ -324,3 +324,43 @@ async fn stock_members_by_tls() {
     })
     .await;
 }
+
+/// Processor time of the server for the same requests by TLS and without.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "prints figures"]
+async fn cost() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let ours = authority(directory.path(), "ours");
+    let (cluster, address) = secure_member(ours.client_flags(true)).await;
+    let plain = cluster.members[0].client_address();
+    let requests = setting("KEELSON_TLS_REQUESTS", 50_000);
+    let used = || async { http::metric(plain, "process_cpu_seconds_total").await.expect("a figure") };
+    for round in 0..3 {
+        for (what, secure) in [("plain", false), ("TLS", true)] {
+            let clients: Vec<_> = (0..4)
+                .map(|_| if secure { ours.client(Some("client")).grpc(&address) } else { cluster.client(0) })
+                .collect();
+            for operation in ["put", "get"] {
+                let before = used().await;
+                let tasks = (0..64).map(|n| {
+                    let client = clients[n % clients.len()].clone();
+                    tokio::spawn(async move {
+                        for i in 0..requests / 64 {
+                            let key = format!("{n}/{}", i % 1000);
+                            if operation == "put" {
+                                client.put(key, vec![b'v'; 256]).await.expect("a put");
+                            } else {
+                                client.get(key).await.expect("a get");
+                            }
+                        }
+                    })
+                });
+                for task in tasks.collect::<Vec<_>>() {
+                    task.await.expect("a load");
+                }
+                let micros = (used().await - before) * 1e6 / requests as f64;
+                println!("round {round}: {operation} {what}: {micros:.1} us of processor time each");
+            }
+        }
+    }
+}

@@ -25,8 +25,9 @@ use super::{Side, TlsError, address};
 
 /// As long as Go's clients allow a handshake; Go's servers wait forever.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Unfinished handshakes of one side.
-const UNFINISHED: usize = 1024;
+/// Unfinished handshakes of one side; of the peers fewer than their connections, so that there is room for others.
+const UNFINISHED_CLIENTS: usize = 1024;
+const UNFINISHED_PEERS: usize = 256;
 /// What every TLS connection begins with.
 const HANDSHAKE_RECORD: u8 = 0x16;
 /// As Go's servers answer.
@@ -54,7 +55,10 @@ impl Acceptor {
         Acceptor {
             // Clients come from anywhere; members come from where their certificates say.
             checks_address: side == Side::Peer && !material.skips_client_san_verification(),
-            pending: Arc::new(Pending::new(UNFINISHED)),
+            pending: Arc::new(Pending::new(match side {
+                Side::Client => UNFINISHED_CLIENTS,
+                Side::Peer => UNFINISHED_PEERS,
+            })),
             rejections: Arc::new(Rejections::new(side)),
             material,
         }

@@ -159,26 +159,40 @@ impl ClientCertVerifier for Clients {
 /// Of servers that are dialled.
 #[derive(Debug)]
 pub(super) struct Servers {
-    /// `None` trusts every certificate, as members with certificates of their own making must.
-    chain: Option<(Arc<WebPkiServerVerifier>, Arc<Anchors>)>,
+    trust: Trust,
     allowed: Allowed,
     provider: Arc<CryptoProvider>,
 }
 
+#[derive(Debug)]
+enum Trust {
+    /// Members with certificates of their own making.
+    Anybody,
+    /// A system without trusted certificates.
+    Nobody,
+    Anchors(Arc<WebPkiServerVerifier>, Arc<Anchors>),
+}
+
 impl Servers {
+    /// `None` trusts every certificate.
     pub fn new(
         anchors: Option<Arc<Anchors>>,
         allowed: Allowed,
         provider: Arc<CryptoProvider>,
     ) -> Result<Servers, TlsError> {
-        let chain = anchors.map(|anchors| {
-            let chain = WebPkiServerVerifier::builder_with_provider(anchors.store.clone(), provider.clone());
-            let chain = chain.build().map_err(|error| {
-                TlsError(format!("server certificates cannot be verified: {error}; give a trusted CA file"))
-            })?;
-            Ok((chain, anchors))
-        });
-        Ok(Servers { chain: chain.transpose()?, allowed, provider })
+        let trust = match anchors {
+            None => Trust::Anybody,
+            Some(anchors) if anchors.store.is_empty() => Trust::Nobody,
+            Some(anchors) => {
+                let chain =
+                    WebPkiServerVerifier::builder_with_provider(anchors.store.clone(), provider.clone());
+                let chain = chain
+                    .build()
+                    .map_err(|error| TlsError(format!("server certificates cannot be verified: {error}")))?;
+                Trust::Anchors(chain, anchors)
+            }
+        };
+        Ok(Servers { trust, allowed, provider })
     }
 }
 
@@ -191,7 +205,11 @@ impl ServerCertVerifier for Servers {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let Some((chain, anchors)) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
+        let (chain, anchors) = match &self.trust {
+            Trust::Anybody => return Ok(ServerCertVerified::assertion()),
+            Trust::Nobody => return Err(CertificateError::UnknownIssuer.into()),
+            Trust::Anchors(chain, anchors) => (chain, anchors),
+        };
         let verified =
             chain.verify_server_cert(certificate, intermediates, name, ocsp, now).or_else(|error| {
                 let vouched = anchors.vouch(certificate, now).filter(|facts| {
