@@ -8,7 +8,8 @@ use rcgen::{
 };
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -101,10 +102,18 @@ impl Place {
 
     /// Shows the certificate of this name, if one is given, and trusts the authority.
     fn client(&self, name: Option<&str>) -> Arc<ClientConfig> {
+        self.client_by(&[&TLS13, &TLS12], name)
+    }
+
+    fn client_by(
+        &self,
+        versions: &[&'static SupportedProtocolVersion],
+        name: Option<&str>,
+    ) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(self.path("ca.pem")).unwrap()).unwrap();
         let builder = ClientConfig::builder_with_provider(ring::default_provider().into())
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_root_certificates(roots);
         Arc::new(match name {
@@ -277,6 +286,32 @@ async fn new_files_are_for_new_connections_and_broken_ones_for_none() {
     let theirs = other.client(Some("client"));
     let trusting = meet(&acceptor, theirs).await.unwrap_err();
     assert_eq!(trusting, "remote error: tls: unknown certificate authority", "their client, our server");
+}
+
+#[tokio::test]
+async fn versions_and_suites_are_those_allowed() {
+    let place = Place::new();
+    place.revoke(&[]);
+    let config = Config {
+        tls_max_version: "TLS1.2".into(),
+        cipher_suites: vec!["TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256".into()],
+        ..Config::default()
+    };
+    let info = || TlsInfo { crl_file: place.text("crl.der"), ..place.mutual() };
+    let old = Acceptor::new(Material::load(Side::Client, info(), false, &config).unwrap());
+    let unsupported = "tls: client offered only unsupported versions";
+    assert_eq!(outcome(&old, place.client_by(&[&TLS13], Some("client"))).await, unsupported);
+    let client = place.client_by(&[&TLS12], Some("client"));
+    assert_eq!(meet(&old, client.clone()).await.unwrap().2, HandshakeKind::Full);
+    assert_eq!(meet(&old, client.clone()).await.unwrap().2, HandshakeKind::Resumed);
+    place.revoke(&[2]);
+    old.material.refresh();
+    assert_eq!(outcome(&old, client).await, "transport: certificate serial 02 revoked");
+
+    let config = Config { tls_min_version: "TLS1.3".into(), ..Config::default() };
+    let new = Acceptor::new(Material::load(Side::Client, place.mutual(), false, &config).unwrap());
+    assert_eq!(outcome(&new, place.client_by(&[&TLS12], Some("client"))).await, unsupported);
+    assert_eq!(outcome(&new, place.client(Some("client"))).await, "welcome client");
 }
 
 #[tokio::test]
