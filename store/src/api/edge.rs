@@ -30,7 +30,7 @@ use super::{
     grpc::Body,
     http as plain, http2,
     io::Coalesced,
-    router::{self, Caller, Context, Counters},
+    router::{self, Context, Counters},
     watch::{Shard, Shards},
 };
 use crate::{
@@ -106,7 +106,7 @@ impl Edge {
                 node: node.clone(),
                 counters: counters.clone(),
                 shard: shard.clone(),
-                caller: Caller::default(),
+                common_name: None,
             };
             let all = shards.clone();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -221,9 +221,10 @@ async fn serve(
                     // Boxed: a plain connection need not be as large.
                     let secure = Box::pin(async move {
                         let Ok((stream, client)) = acceptor.accept(stream, remote).await else { return };
-                        context.caller = Caller { is_secure: true, common_name: client.common_name };
+                        context.common_name = client.common_name;
                         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                        connection_task(context, shards, stream, http2, serves, stopping).await;
+                        let reached = Reached { serves, by_tls: true };
+                        run(context, shards, stream, http2, reached, stopping).await;
                     });
                     secure.await;
                 }
@@ -279,24 +280,43 @@ async fn opening(stream: &TcpStream) -> Option<Opening> {
     tokio::time::timeout(PREFACE_TIMEOUT, peek).await.ok().flatten()
 }
 
+/// How a request came to us, as far as plain paths care.
+#[derive(Clone, Copy)]
+pub struct Reached {
+    pub serves: Serves,
+    pub by_tls: bool,
+}
+
+/// Serves a connection without TLS, or one within the process.
 pub async fn connection_task(
     context: Context,
     shards: Arc<Vec<Arc<Shard>>>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     http2: bool,
     serves: Serves,
+    stopping: watch::Receiver<bool>,
+) {
+    run(context, shards, stream, http2, Reached { serves, by_tls: false }, stopping).await;
+}
+
+async fn run(
+    context: Context,
+    shards: Arc<Vec<Arc<Shard>>>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    http2: bool,
+    reached: Reached,
     mut stopping: watch::Receiver<bool>,
 ) {
     let stop = async { drop(stopping.wait_for(|stop| *stop).await) };
     let stream = Coalesced::new(stream);
     if http2 {
         let config = context.node.config.clone();
-        http2::serve(stream, &config, |request| answer(&context, &shards, request, serves), stop).await;
+        http2::serve(stream, &config, |request| answer(&context, &shards, request, reached), stop).await;
         return;
     }
     let service = service_fn(|request: Request<Incoming>| {
         let (context, shards) = (&context, &shards);
-        async move { Ok::<_, Infallible>(plain::answer(context, shards, &request, serves).await) }
+        async move { Ok::<_, Infallible>(plain::answer(context, shards, &request, reached).await) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(PREFACE_TIMEOUT);
@@ -314,15 +334,15 @@ fn answer<'a>(
     context: &'a Context,
     shards: &'a [Arc<Shard>],
     request: Request<RecvStream>,
-    serves: Serves,
+    reached: Reached,
 ) -> impl Future<Output = Response<Body>> + Send + 'a {
     let is_grpc = request
         .headers()
         .get(CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-    if is_grpc && serves == Serves::Everything {
+    if is_grpc && reached.serves == Serves::Everything {
         Either::Left(router::grpc(context, request))
     } else {
-        Either::Right(Box::pin(async move { plain::answer(context, shards, &request, serves).await }))
+        Either::Right(Box::pin(async move { plain::answer(context, shards, &request, reached).await }))
     }
 }

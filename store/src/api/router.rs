@@ -116,22 +116,14 @@ impl Counters {
     }
 }
 
-/// Who is at the other end of a connection.
-#[derive(Clone, Default)]
-pub struct Caller {
-    /// By TLS.
-    pub is_secure: bool,
-    /// Of the certificate it showed, which a trusted CA has signed.
-    pub common_name: Option<Arc<str>>,
-}
-
 /// What a request's thread works with.
 #[derive(Clone)]
 pub struct Context {
     pub node: Arc<Node>,
     pub counters: Arc<Counters>,
     pub shard: Arc<Shard>,
-    pub caller: Caller,
+    /// Common name of the client's certificate, where connections must show one (`--client-cert-auth`).
+    pub common_name: Option<Arc<str>>,
 }
 
 impl Context {

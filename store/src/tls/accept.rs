@@ -37,7 +37,8 @@ const PLAIN_ANSWER: &[u8] =
 /// A client that has passed.
 #[derive(Debug, Clone, Default)]
 pub struct Client {
-    /// Of the certificate it showed, if that has one.
+    /// Of the certificate it showed, if that has one. As in etcd only where clients are told to show one
+    /// (`--client-cert-auth`), not where a trusted CA alone asks them.
     pub common_name: Option<Arc<str>>,
 }
 
@@ -141,7 +142,8 @@ impl Acceptor {
             self.rejections.log_of(remote, name, Some(&facts), &error);
             return Err(error);
         }
-        let common_name = Some(facts.common_name).filter(|name| !name.is_empty()).map(Arc::from);
+        let named = self.material.wants_client_certificates() && !facts.common_name.is_empty();
+        let common_name = named.then(|| Arc::from(facts.common_name));
         Ok((stream, Client { common_name }))
     }
 }

@@ -123,6 +123,11 @@ impl Material {
         self.info.skip_client_san_verification
     }
 
+    /// By the switch, not by a trusted CA alone.
+    pub fn wants_client_certificates(&self) -> bool {
+        self.info.client_cert_auth
+    }
+
     /// To dial other members with.
     pub fn client(&self) -> Option<Arc<ClientConfig>> {
         self.made.load().client.clone()

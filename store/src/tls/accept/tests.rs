@@ -209,7 +209,7 @@ async fn clients_are_admitted_by_etcds_rules() {
             "tls: failed to verify certificate: x509: certificate specifies an incompatible key usage",
         ),
         (&only_ca, none(), "tls: client didn't provide a certificate"),
-        (&only_ca, with("client"), "welcome client"),
+        (&only_ca, with("client"), "welcome anybody"),
         (&allowed_cn, with("client"), "welcome client"),
         (&allowed_cn, with("host"), NOT_ALLOWED),
         (&allowed_host, with("host"), "welcome host"),
@@ -327,6 +327,7 @@ async fn a_trusted_certificate_is_good_by_itself() {
         cert_file: place.text("own.pem"),
         key_file: place.text("own.key"),
         trusted_ca_file: place.text("own.pem"),
+        client_cert_auth: true,
         ..TlsInfo::default()
     };
     let acceptor = acceptor(Side::Peer, own);
