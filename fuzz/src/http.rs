@@ -57,7 +57,8 @@ fn connection(bytes: &[u8], http2: bool) {
         let mut member = Member::leading();
         let node = member.node.clone();
         let shard = Shard::new(node.clone(), &Shards::default(), Shard::config(&node, 1));
-        let context = Context { node: node.clone(), counters: Arc::default(), shard: shard.clone() };
+        let context =
+            Context { node: node.clone(), counters: Arc::default(), shard: shard.clone(), common_name: None };
         tokio::spawn(shard.clone().run());
         let (client, server) = tokio::io::duplex(1 << 20);
         let (_stop, stopping) = watch::channel(false);

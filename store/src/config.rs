@@ -7,7 +7,7 @@
 //!
 //! Folder: `flags` is the one table from which the command line, environment, file and usage text follow;
 //! `cli` parses a process's arguments; `file` reads `--config-file`; `usage` prints; `url`, `cluster`,
-//! `duration`, `features` and `logging` are the value types.
+//! `duration`, `features`, `logging` and `tls` are the value types.
 //!
 //! Follows etcd's `server/embed/config.go` and `server/etcdmain/config.go`. Differences: without
 //! `--quota-backend-bytes` there is no quota; limits of our own are in the group "Keelson".
@@ -19,6 +19,7 @@ pub mod features;
 pub mod file;
 mod flags;
 pub mod logging;
+pub mod tls;
 pub mod url;
 pub mod usage;
 
@@ -29,6 +30,7 @@ use std::time::Duration;
 pub use cli::{Command, Refusal, Warning};
 pub use cluster::InitialCluster;
 pub use features::{Feature, FeatureGates};
+pub use tls::TlsInfo;
 pub use url::{Scheme, Url};
 
 /// Version this server reports to clients and peers.
@@ -138,6 +140,19 @@ pub struct Config {
     pub auto_compaction_retention: String,
     pub auto_compaction_mode: String,
 
+    /// Of the client and the metrics listeners.
+    pub client_tls: TlsInfo,
+    /// Serve clients with a certificate of our own making; see [`Config::fixtures_path`].
+    pub client_auto_tls: bool,
+    pub peer_tls: TlsInfo,
+    pub peer_auto_tls: bool,
+    /// Years that certificates of our own making are valid.
+    pub self_signed_cert_validity: u64,
+    /// Go's names; see [`Config::tls_protocol`].
+    pub cipher_suites: Vec<String>,
+    pub tls_min_version: String,
+    /// Empty: the newest.
+    pub tls_max_version: String,
     /// Allowed browser origins; `*` or none allows all.
     pub cors: Vec<String>,
     /// Host names accepted in plaintext HTTP requests; `*` or none accepts all.
@@ -220,6 +235,14 @@ impl Default for Config {
             pre_vote: true,
             auto_compaction_retention: "0".into(),
             auto_compaction_mode: "periodic".into(),
+            client_tls: TlsInfo::default(),
+            client_auto_tls: false,
+            peer_tls: TlsInfo::default(),
+            peer_auto_tls: false,
+            self_signed_cert_validity: 1,
+            cipher_suites: Vec::new(),
+            tls_min_version: "TLS1.2".into(),
+            tls_max_version: String::new(),
             cors: vec!["*".into()],
             host_whitelist: vec!["*".into()],
             metrics: "basic".into(),
@@ -265,7 +288,6 @@ impl Config {
             urls.iter().try_for_each(check_listen_url)?;
         }
         check_advertised("initial-advertise-peer-urls", &self.initial_advertise_peer_urls)?;
-        self.initial_advertise_peer_urls.iter().try_for_each(refuse_tls)?;
         check_advertised("advertise-client-urls", &self.advertise_client_urls)?;
         self.check_ticks()?;
         // Checked late, as etcd does: an operator with several faults sees them in the familiar order.
@@ -283,6 +305,7 @@ impl Config {
         if self.compact_hash_check_time.is_zero() {
             return refuse("--compact-hash-check-time must be >0 (set to 0s)");
         }
+        self.check_tls()?;
         if !["basic", "extensive"].contains(&self.metrics.as_str()) {
             return refuse(format!("unknown metrics level {:?}: use basic or extensive", self.metrics));
         }
@@ -347,6 +370,7 @@ impl Config {
         if self.unsafe_no_fsync {
             advice.push(Warning::new("acknowledged writes may be lost in a crash", "--unsafe-no-fsync"));
         }
+        advice.extend(self.tls_advice());
         let usual = Config::default();
         let without_effect = [
             (
@@ -393,6 +417,11 @@ impl Config {
 
     pub fn member_dir_path(&self) -> PathBuf {
         self.data_dir_path().join("member")
+    }
+
+    /// Where a certificate of our own making lies, `side` being `client` or `peer`.
+    pub fn fixtures_path(&self, side: &str) -> PathBuf {
+        self.data_dir_path().join("fixtures").join(side)
     }
 
     pub fn wal_dir_path(&self) -> PathBuf {
@@ -469,10 +498,6 @@ impl Config {
             return Ok(InitialCluster::single(&self.name, &self.initial_advertise_peer_urls));
         }
         InitialCluster::parse(&self.initial_cluster)
-            .and_then(|cluster| {
-                cluster.members().flat_map(|(_, urls)| urls).try_for_each(refuse_tls)?;
-                Ok(cluster)
-            })
             .map_err(|e| ConfigError(format!("error setting up initial cluster: {e}")))
     }
 
@@ -506,18 +531,10 @@ fn or_default(value: Duration, default: Duration) -> Duration {
 }
 
 fn check_listen_url(url: &Url) -> Result<(), ConfigError> {
-    refuse_tls(url)?;
     if url.scheme().is_unix() || url.host() == "localhost" || url.ip().is_some() {
         return Ok(());
     }
     refuse(format!("expected IP in URL for binding ({url})"))
-}
-
-fn refuse_tls(url: &Url) -> Result<(), ConfigError> {
-    if url.scheme().is_tls() {
-        return refuse(format!("URL {url} is not supported yet by this build: TLS is not implemented"));
-    }
-    Ok(())
 }
 
 fn check_advertised(flag: &str, urls: &[Url]) -> Result<(), ConfigError> {

@@ -9,7 +9,7 @@
 //! | 4 | `watch`, `peer` |
 //! | 3 | `mvcc` |
 //! | 2 | `lease`, `membership` |
-//! | 1 | `raft`, `wal`, `snap`, `backend` |
+//! | 1 | `raft`, `wal`, `snap`, `backend`, `tls` |
 //! | 0 | `config`, `log`, `disk`, `ids`, `mutant` |
 
 #![cfg_attr(test, allow(clippy::disallowed_methods, reason = "the bans are for the server"))]
@@ -32,5 +32,6 @@ pub mod server;
 pub mod snap;
 #[cfg(test)]
 mod story;
+pub mod tls;
 pub mod wal;
 pub mod watch;

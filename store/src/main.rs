@@ -90,7 +90,11 @@ fn run(config: Config) -> Result<Ending, String> {
             () = server.ready() => {
                 tracing::info!("ready to serve client requests");
                 for address in server.client_addresses() {
-                    tracing::info!(%address, "serving client traffic insecurely; this is strongly discouraged!");
+                    if server.is_secure(address) {
+                        tracing::info!(%address, "serving client traffic securely");
+                    } else {
+                        tracing::info!(%address, "serving client traffic insecurely; this is strongly discouraged!");
+                    }
                 }
             }
             signal = &mut signal => return signal.map(Ending::Signal),

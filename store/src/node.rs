@@ -620,6 +620,6 @@ pub(crate) fn load_leases(backend: &(impl Read + ?Sized)) -> Result<Vec<leasepb:
     failure.map_or(Ok(leases), Err)
 }
 
-pub(crate) fn peer_client(config: &Config) -> Client {
-    Client::new(Arc::new(peer::net::Plain), config.request_timeout(), 64 << 20)
+pub(crate) fn peer_client(config: &Config, connect: Arc<dyn peer::net::Connect>) -> Client {
+    Client::new(connect, config.request_timeout(), 64 << 20)
 }

@@ -43,7 +43,7 @@ use proto::raftpb::Message;
 pub use self::server::serve;
 pub use self::transport::Transport;
 
-use self::net::{Accept, Connect, Plain};
+use self::net::{Connect, Plain};
 use self::snapshot::SnapshotStream;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -94,7 +94,6 @@ pub struct Config {
     /// Where peers that do not know us yet can answer; our advertised peer URLs.
     pub peer_urls: Vec<String>,
     pub connect: Arc<dyn Connect>,
-    pub accept: Arc<dyn Accept>,
     pub dial_timeout: Duration,
     /// Longest silence on a stream and between two parts of a request; at least etcd's 5 s.
     pub read_timeout: Duration,
@@ -113,7 +112,6 @@ impl Config {
             server_version: server_version.into(),
             peer_urls,
             connect: Arc::new(Plain),
-            accept: Arc::new(Plain),
             dial_timeout: Duration::from_secs(2),
             read_timeout: Duration::from_secs(5),
             write_timeout: Duration::from_secs(5),

@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
-    api::edge::{Edge, Serves},
+    api::edge::{Door, Edge, Serves},
     config::{self, ClusterState, Config, Feature, Url},
     disk,
     membership::{Change, Membership},
@@ -42,7 +42,11 @@ use crate::{
         transport::Peers,
         wal_loop,
     },
-    peer::{self, Transport},
+    peer::{
+        self, Transport,
+        net::{Accept, Connect, Plain, Secure},
+    },
+    tls::{Acceptor, Sides},
 };
 use join::Joined;
 
@@ -78,6 +82,7 @@ pub struct Server {
     stop_peers: tokio::sync::watch::Sender<bool>,
     runtime: Option<tokio::runtime::Runtime>,
     client_addresses: Vec<SocketAddr>,
+    secure_addresses: Vec<SocketAddr>,
     stopped: bool,
 }
 
@@ -95,10 +100,11 @@ impl Server {
             .map_err(failed("runtime"))?;
         let listeners = {
             let _context = runtime.enter();
-            Listeners::open(&config)?
+            let sides = Sides::load(&config).map_err(|error| StartError(error.0))?;
+            Listeners::open(&config, sides)?
         };
         let disk: Arc<dyn disk::Disk> = Arc::new(disk::Os);
-        let joined = Server::arrive(&config, &*disk, &runtime)?;
+        let joined = Server::arrive(&config, &*disk, &runtime, &listeners.connect)?;
         let found = bootstrap::bootstrap(&config, joined.as_ref(), disk.clone())?;
         let server = Server::assemble(config, disk, found, runtime, listeners)?;
         for member in joined.iter().flat_map(|it| &it.members) {
@@ -113,12 +119,14 @@ impl Server {
         config: &Config,
         disk: &dyn disk::Disk,
         runtime: &tokio::runtime::Runtime,
+        connect: &Arc<dyn Connect>,
     ) -> Result<Option<Joined>, StartError> {
         if bootstrap::exists(config, disk)? {
             return Ok(None);
         }
         if config.initial_cluster_state == ClusterState::Existing {
-            return runtime.block_on(join::find(config, &node::peer_client(config))).map(Some);
+            let client = node::peer_client(config, connect.clone());
+            return runtime.block_on(join::find(config, &client)).map(Some);
         }
         let initial = config.initial_cluster().map_err(|error| StartError(error.0))?;
         initial.verify(&config.name).map_err(|error| StartError(error.0))?;
@@ -153,6 +161,7 @@ impl Server {
             let peer_config = peer::Config {
                 read_timeout: config.raft_read_timeout,
                 write_timeout: config.raft_write_timeout,
+                connect: listeners.connect.clone(),
                 ..peer::Config::new(id, cluster_id, config::VERSION, peer_urls)
             };
             Transport::new(peer_config, handler.clone()).map_err(failed("peer transport"))?
@@ -175,7 +184,7 @@ impl Server {
             disk,
             outbound,
             members: Box::new(members),
-            others: Arc::new(node::peer_client(&config)),
+            others: Arc::new(node::peer_client(&config, listeners.connect.clone())),
             transport: Some(transport.clone()),
             runtime: node::runtime::Runtime::Tokio(runtime.handle().clone()),
             clock: Clock::real(),
@@ -214,6 +223,7 @@ impl Server {
             stop_peers,
             runtime: Some(runtime),
             client_addresses: Vec::new(),
+            secure_addresses: Vec::new(),
             stopped: false,
         };
         if server.node.config.feature_gates.enabled(Feature::InitialCorruptCheck) {
@@ -226,17 +236,23 @@ impl Server {
 
     fn listen(&mut self, listeners: Listeners, transport: &Transport) {
         let Some(runtime) = &self.runtime else { return };
-        for listener in listeners.peers {
+        for material in listeners.sides.all() {
+            runtime.spawn(material.clone().watch());
+        }
+        for (listener, accept) in listeners.peers {
             let mut stop = self.stop_peers.subscribe();
             let stopped = async move {
                 let _ = stop.wait_for(|stop| *stop).await;
             };
-            runtime.spawn(peer::serve(listener, transport.clone(), stopped));
+            runtime.spawn(peer::serve(listener, accept, transport.clone(), stopped));
         }
         let Some(edge) = &self.edge else { return };
-        for (listener, serves) in listeners.clients {
+        for (listener, door) in listeners.clients {
             self.client_addresses.extend(listener.local_addr().ok());
-            runtime.spawn(edge.clone().accept(listener, serves));
+            if door.tls.is_some() {
+                self.secure_addresses.extend(listener.local_addr().ok());
+            }
+            runtime.spawn(edge.clone().accept(listener, door));
         }
         runtime.spawn(leader::publish(self.node.clone()));
         runtime.spawn(leader::monitor_version(self.node.clone()));
@@ -281,6 +297,11 @@ impl Server {
     /// Where clients can connect: the addresses bound, with the ports the system chose for those given as 0.
     pub fn client_addresses(&self) -> &[SocketAddr] {
         &self.client_addresses
+    }
+
+    /// Whether connections to this one of the addresses are by TLS.
+    pub fn is_secure(&self, address: &SocketAddr) -> bool {
+        self.secure_addresses.contains(address)
     }
 
     /// A gRPC channel to this server within the process. Must be called within a tokio runtime.
@@ -430,17 +451,34 @@ impl MemberChanges for Members {
 }
 
 struct Listeners {
-    peers: Vec<TcpListener>,
-    clients: Vec<(TcpListener, Serves)>,
+    sides: Sides,
+    /// How other members are dialled.
+    connect: Arc<dyn Connect>,
+    peers: Vec<(TcpListener, Arc<dyn Accept>)>,
+    clients: Vec<(TcpListener, Door)>,
 }
 
 impl Listeners {
-    fn open(config: &Config) -> Result<Listeners, StartError> {
+    fn open(config: &Config, sides: Sides) -> Result<Listeners, StartError> {
         let open = |url: &Url| {
             bind(url, config)
                 .map_err(|error| StartError(format!("listen tcp {}: bind: {error}", url.authority())))
         };
-        let peers = config.listen_peer_urls.iter().map(open).collect::<Result<_, _>>()?;
+        let connect: Arc<dyn Connect> = match &sides.peer {
+            Some(material) => Arc::new(Secure(material.clone())),
+            None => Arc::new(Plain),
+        };
+        let peer_acceptor = sides.peer.as_ref().map(|material| Arc::new(Acceptor::new(material.clone())));
+        let mut peers = Vec::new();
+        for url in &config.listen_peer_urls {
+            let accept: Arc<dyn Accept> = match behind(url, &peer_acceptor)? {
+                Some(acceptor) => acceptor,
+                None => Arc::new(Plain),
+            };
+            peers.push((open(url)?, accept));
+        }
+        let acceptor = sides.client.as_ref().map(|material| Arc::new(Acceptor::new(material.clone())));
+        let for_metrics = acceptor.as_ref().map(|acceptor| Arc::new(acceptor.for_metrics()));
         let kinds = [
             (&config.listen_client_urls, Serves::Everything),
             (&config.listen_client_http_urls, Serves::Everything),
@@ -448,11 +486,23 @@ impl Listeners {
         ];
         let mut clients = Vec::new();
         for (urls, serves) in kinds {
+            let acceptor = if serves == Serves::Metrics { &for_metrics } else { &acceptor };
             for url in urls {
-                clients.push((open(url)?, serves));
+                let tls = behind(url, acceptor)?;
+                clients.push((open(url)?, Door { serves, tls }));
             }
         }
-        Ok(Listeners { peers, clients })
+        Ok(Listeners { sides, connect, peers, clients })
+    }
+}
+
+/// What connections to this URL pass through.
+fn behind(url: &Url, acceptor: &Option<Arc<Acceptor>>) -> Result<Option<Arc<Acceptor>>, StartError> {
+    match (url.scheme().is_tls(), acceptor) {
+        (false, _) => Ok(None),
+        (true, Some(acceptor)) => Ok(Some(acceptor.clone())),
+        // The rules of the configuration do not let it come to this.
+        (true, None) => Err(StartError(format!("{url} has no certificate to be served with"))),
     }
 }
 

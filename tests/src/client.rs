@@ -44,7 +44,11 @@ impl Client {
     /// A client whose calls fail after `limit`.
     pub fn with_limit(url: &str, limit: Duration) -> Client {
         let endpoint = Endpoint::from_shared(url.to_string()).expect("member URLs are valid").timeout(limit);
-        let channel = endpoint.connect_lazy();
+        Client::over(endpoint.connect_lazy())
+    }
+
+    /// A client on a connection of the caller's making.
+    pub fn over(channel: Channel) -> Client {
         Client {
             kv: KvClient::new(channel.clone()).max_decoding_message_size(usize::MAX),
             watch: WatchClient::new(channel.clone()).max_decoding_message_size(usize::MAX),

@@ -39,12 +39,19 @@ pub struct Builder {
     binaries: Vec<Binary>,
     hosts: Vec<Host>,
     args: Vec<String>,
+    peer_scheme: &'static str,
 }
 
 impl Builder {
     /// Adds flags to every member.
     pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Builder {
         self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Members talk to each other by TLS; its flags are up to the caller.
+    pub fn secure_peers(mut self) -> Builder {
+        self.peer_scheme = "https";
         self
     }
 
@@ -59,8 +66,9 @@ impl Builder {
     pub fn build(self) -> Cluster {
         let dir = tempfile::Builder::new().prefix("keelson-test-").tempdir().expect("temporary directory");
         let names: Vec<String> = (0..self.binaries.len()).map(|n| format!("m{n}")).collect();
-        let url = |host: &Host| format!("http://{}:{}", host.address, free_port(host));
-        let urls: Vec<(String, String)> = self.hosts.iter().map(|host| (url(host), url(host))).collect();
+        let url = |scheme: &str, host: &Host| format!("{scheme}://{}:{}", host.address, free_port(host));
+        let urls: Vec<(String, String)> =
+            self.hosts.iter().map(|host| (url("http", host), url(self.peer_scheme, host))).collect();
         let initial: Vec<String> =
             names.iter().zip(&urls).map(|(name, (_, peer))| format!("{name}={peer}")).collect();
         let initial = initial.join(",");
@@ -98,7 +106,7 @@ pub struct Cluster {
 impl Cluster {
     pub fn of(binaries: &[Binary]) -> Builder {
         let hosts = vec![Host::loopback(); binaries.len()];
-        Builder { binaries: binaries.to_vec(), hosts, args: Vec::new() }
+        Builder { binaries: binaries.to_vec(), hosts, args: Vec::new(), peer_scheme: "http" }
     }
 
     /// `size` members of one program.
@@ -258,7 +266,7 @@ impl Member {
     }
 
     pub fn peer_address(&self) -> &str {
-        self.peer_url.trim_start_matches("http://")
+        self.peer_url.split_once("://").map_or(&self.peer_url, |(_, address)| address)
     }
 
     pub fn is_running(&mut self) -> bool {

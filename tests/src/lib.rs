@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod http;
 pub mod load;
 pub mod netns;
+pub mod tls;
 
 use std::future::Future;
 use std::time::{Duration, Instant};

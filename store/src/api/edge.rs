@@ -1,7 +1,8 @@
 //! The edge threads: each runs a single-threaded runtime with its share of the connections and one shard of watchers.
 //!
 //! Connections are dealt to threads in turn, and stay: a request is decoded, answered and written where it arrived.
-//! One port speaks HTTP/2 (gRPC) and HTTP/1.1; the first bytes tell which.
+//! One port speaks HTTP/2 (gRPC) and HTTP/1.1; the first bytes tell which, or what was agreed on in the TLS handshake,
+//! which is done on the connection's thread too.
 
 use std::{
     convert::Infallible,
@@ -32,12 +33,17 @@ use super::{
     router::{self, Context, Counters},
     watch::{Shard, Shards},
 };
-use crate::node::{Node, lane::Lane};
+use crate::{
+    node::{Node, lane::Lane},
+    tls::{Acceptor, Rejections, Side},
+};
 
 /// A connection whose first bytes do not come within this time is closed.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(10);
 /// What every HTTP/2 connection begins with, and no HTTP/1 request.
 const PREFACE: &[u8] = b"PRI";
+/// What every TLS connection begins with.
+const TLS_HANDSHAKE: u8 = 0x16;
 /// How often a connection that has sent part of this is looked at again, and how many times.
 const PREFACE_POLL: Duration = Duration::from_millis(5);
 const PREFACE_POLLS: usize = 200;
@@ -54,8 +60,16 @@ pub enum Serves {
     Metrics,
 }
 
+/// What a listener's connections get.
+#[derive(Clone)]
+pub struct Door {
+    pub serves: Serves,
+    /// `None`: plain.
+    pub tls: Option<Arc<Acceptor>>,
+}
+
 enum Dealt {
-    Socket(std::net::TcpStream, Serves),
+    Socket(std::net::TcpStream, SocketAddr, Door),
     /// One end of an in-process connection.
     Pipe(tokio::io::DuplexStream),
 }
@@ -85,14 +99,21 @@ impl Edge {
             .map(|thread| Shard::new(node.clone(), &shared, Shard::config(node, seed ^ thread)))
             .collect();
         let connections = Arc::new(AtomicUsize::new(0));
+        let rejections = Arc::new(Rejections::new(Side::Client));
         let threads = shards.iter().enumerate().map(|(number, shard)| {
             let (sender, dealt) = mpsc::unbounded_channel();
-            let context = Context { node: node.clone(), counters: counters.clone(), shard: shard.clone() };
+            let context = Context {
+                node: node.clone(),
+                counters: counters.clone(),
+                shard: shard.clone(),
+                common_name: None,
+            };
             let all = shards.clone();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let (stopping, connections) = (stopping.clone(), connections.clone());
+            let rejections = rejections.clone();
             let handle = std::thread::Builder::new().name(format!("edge-{number}")).spawn(move || {
-                runtime.block_on(serve(context, all, dealt, stopping, connections));
+                runtime.block_on(serve(context, all, dealt, stopping, connections, rejections));
             })?;
             Ok(Thread { connections: sender, handle: Some(handle).into() })
         });
@@ -101,7 +122,7 @@ impl Edge {
     }
 
     /// Accepts connections until the edge stops.
-    pub async fn accept(self: Arc<Self>, listener: TcpListener, serves: Serves) {
+    pub async fn accept(self: Arc<Self>, listener: TcpListener, door: Door) {
         let mut stopping = self.stop.subscribe();
         loop {
             let accepted = tokio::select! {
@@ -109,7 +130,7 @@ impl Edge {
                 _ = stopping.wait_for(|stop| *stop) => return,
             };
             match accepted {
-                Ok((stream, peer)) => self.deal(stream, peer, serves),
+                Ok((stream, peer)) => self.deal(stream, peer, door.clone()),
                 Err(error) => {
                     // Out of file handles, most likely: some connection will end.
                     tracing::warn!(%error, "failed to accept a connection");
@@ -119,13 +140,13 @@ impl Edge {
         }
     }
 
-    fn deal(&self, stream: TcpStream, peer: SocketAddr, serves: Serves) {
+    fn deal(&self, stream: TcpStream, peer: SocketAddr, door: Door) {
         if self.connections.load(Ordering::Relaxed) >= MAX_CONNECTIONS {
             tracing::warn!(%peer, "too many connections; closed one");
             return;
         }
         if let Ok(stream) = stream.into_std() {
-            self.hand(Dealt::Socket(stream, serves));
+            self.hand(Dealt::Socket(stream, peer, door));
         }
     }
 
@@ -164,6 +185,7 @@ async fn serve(
     mut dealt: mpsc::UnboundedReceiver<Dealt>,
     mut stopping: watch::Receiver<bool>,
     connections: Arc<AtomicUsize>,
+    rejections: Arc<Rejections>,
 ) {
     let shard = tokio::spawn(context.shard.clone().run());
     let lane = tokio::spawn(Arc::<Lane>::default().serve(context.node.raft.clone()));
@@ -176,16 +198,35 @@ async fn serve(
             _ = stopping.wait_for(|stop| *stop) => break,
         };
         let Some(connection) = connection else { break };
-        let (context, shards, stopping) = (context.clone(), shards.clone(), stopping.clone());
+        let (mut context, shards, stopping) = (context.clone(), shards.clone(), stopping.clone());
+        let rejections = rejections.clone();
         let counted = Counted(connections.clone());
         tasks.spawn(async move {
             let _counted = counted;
             match connection {
-                Dealt::Socket(stream, serves) => {
+                Dealt::Socket(stream, remote, Door { serves, tls }) => {
                     let Ok(stream) = TcpStream::from_std(stream) else { return };
                     let _ = stream.set_nodelay(true);
-                    let Some(http2) = speaks_http2(&stream).await else { return };
-                    connection_task(context, shards, stream, http2, serves, stopping).await;
+                    let Some(acceptor) = tls else {
+                        let http2 = match opening(&stream).await {
+                            Some(Opening::Http2) => true,
+                            Some(Opening::Http1) => false,
+                            Some(Opening::Tls) => {
+                                return rejections.log(remote, &"a TLS handshake on a plain http port");
+                            }
+                            None => return,
+                        };
+                        return connection_task(context, shards, stream, http2, serves, stopping).await;
+                    };
+                    // Boxed: a plain connection need not be as large.
+                    let secure = Box::pin(async move {
+                        let Ok((stream, client)) = acceptor.accept(stream, remote).await else { return };
+                        context.common_name = client.common_name;
+                        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                        let reached = Reached { serves, by_tls: true };
+                        run(context, shards, stream, http2, reached, stopping).await;
+                    });
+                    secure.await;
                 }
                 Dealt::Pipe(pipe) => {
                     connection_task(context, shards, pipe, true, Serves::Everything, stopping).await
@@ -207,8 +248,16 @@ impl Drop for Counted {
     }
 }
 
+/// What a plain connection begins with.
+enum Opening {
+    Http2,
+    /// Or anything else.
+    Http1,
+    Tls,
+}
+
 /// Looks at the first bytes without taking them; `None` if they do not come.
-async fn speaks_http2(stream: &TcpStream) -> Option<bool> {
+async fn opening(stream: &TcpStream) -> Option<Opening> {
     let mut first = [0; PREFACE.len()];
     let peek = async {
         for _ in 0..PREFACE_POLLS {
@@ -217,8 +266,11 @@ async fn speaks_http2(stream: &TcpStream) -> Option<bool> {
             if seen == 0 {
                 return None;
             }
+            if first[0] == TLS_HANDSHAKE {
+                return Some(Opening::Tls);
+            }
             if !matches || seen == PREFACE.len() {
-                return Some(matches);
+                return Some(if matches { Opening::Http2 } else { Opening::Http1 });
             }
             // A client that sends byte by byte, or one that will send no more.
             tokio::time::sleep(PREFACE_POLL).await;
@@ -228,24 +280,43 @@ async fn speaks_http2(stream: &TcpStream) -> Option<bool> {
     tokio::time::timeout(PREFACE_TIMEOUT, peek).await.ok().flatten()
 }
 
+/// How a request came to us, as far as plain paths care.
+#[derive(Clone, Copy)]
+pub struct Reached {
+    pub serves: Serves,
+    pub by_tls: bool,
+}
+
+/// Serves a connection without TLS, or one within the process.
 pub async fn connection_task(
     context: Context,
     shards: Arc<Vec<Arc<Shard>>>,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     http2: bool,
     serves: Serves,
+    stopping: watch::Receiver<bool>,
+) {
+    run(context, shards, stream, http2, Reached { serves, by_tls: false }, stopping).await;
+}
+
+async fn run(
+    context: Context,
+    shards: Arc<Vec<Arc<Shard>>>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    http2: bool,
+    reached: Reached,
     mut stopping: watch::Receiver<bool>,
 ) {
     let stop = async { drop(stopping.wait_for(|stop| *stop).await) };
     let stream = Coalesced::new(stream);
     if http2 {
         let config = context.node.config.clone();
-        http2::serve(stream, &config, |request| answer(&context, &shards, request, serves), stop).await;
+        http2::serve(stream, &config, |request| answer(&context, &shards, request, reached), stop).await;
         return;
     }
     let service = service_fn(|request: Request<Incoming>| {
         let (context, shards) = (&context, &shards);
-        async move { Ok::<_, Infallible>(plain::answer(context, shards, &request, serves).await) }
+        async move { Ok::<_, Infallible>(plain::answer(context, shards, &request, reached).await) }
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(PREFACE_TIMEOUT);
@@ -263,15 +334,15 @@ fn answer<'a>(
     context: &'a Context,
     shards: &'a [Arc<Shard>],
     request: Request<RecvStream>,
-    serves: Serves,
+    reached: Reached,
 ) -> impl Future<Output = Response<Body>> + Send + 'a {
     let is_grpc = request
         .headers()
         .get(CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-    if is_grpc && serves == Serves::Everything {
+    if is_grpc && reached.serves == Serves::Everything {
         Either::Left(router::grpc(context, request))
     } else {
-        Either::Right(Box::pin(async move { plain::answer(context, shards, &request, serves).await }))
+        Either::Right(Box::pin(async move { plain::answer(context, shards, &request, reached).await }))
     }
 }

@@ -8,7 +8,13 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use proto::etcdserverpb::{AlarmType, RangeRequest};
 
-use super::{edge::Serves, grpc::Body, metrics, router::Context, watch::Shard};
+use super::{
+    edge::{Reached, Serves},
+    grpc::Body,
+    metrics,
+    router::Context,
+    watch::Shard,
+};
 use crate::{
     mvcc::MvccError,
     node::{Node, RequestError, handler},
@@ -21,12 +27,13 @@ pub async fn answer<B>(
     context: &Context,
     shards: &[Arc<Shard>],
     request: &Request<B>,
-    serves: Serves,
+    Reached { serves, by_tls }: Reached,
 ) -> Response<Body> {
     let node = &context.node;
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let host = host.or_else(|| request.uri().host()).unwrap_or_default();
-    if !node.config.allows_host(host) {
+    // A page that rebinds a name cannot pass for the server: it lacks the certificate.
+    if !by_tls && !node.config.allows_host(host) {
         return text(StatusCode::MISDIRECTED_REQUEST, "");
     }
     let mut response = match request.method() {

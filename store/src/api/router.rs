@@ -128,6 +128,8 @@ pub struct Context {
     pub node: Arc<Node>,
     pub counters: Arc<Counters>,
     pub shard: Arc<Shard>,
+    /// Common name of the client's certificate, where connections must show one (`--client-cert-auth`).
+    pub common_name: Option<Arc<str>>,
 }
 
 impl Context {

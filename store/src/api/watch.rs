@@ -398,7 +398,7 @@ fn previous(
 
 /// Opens a watch stream.
 pub fn serve(context: Context, requests: Requests, needs_leader: bool) -> Result<Response<Body>, Status> {
-    let Context { node, counters, shard } = context;
+    let Context { node, counters, shard, .. } = context;
     if shard.streams.load(Ordering::Relaxed) as u64 >= node.config.max_watch_streams {
         return Err(error::too_many_streams());
     }

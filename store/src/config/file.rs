@@ -13,17 +13,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::flags::{self, DISCOVERY, FLAGS, FileKey, Flag, Kind, TLS};
+use super::flags::{self, DISCOVERY, FILE_ONLY, FLAGS, FileKey, Flag, Kind};
 use super::{ClusterState, Config, ConfigError, Warning, duration, open_failure, url};
 
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Sections of features that do not exist, and which of their keys ask for the feature (all when empty).
-const UNSUPPORTED_SECTIONS: [(&str, &[&str], &str); 3] = [
-    ("client-transport-security", &[], TLS),
-    ("peer-transport-security", &[], TLS),
-    ("discovery-config", &["token", "endpoints"], DISCOVERY),
-];
+const UNSUPPORTED_SECTIONS: [(&str, &[&str], &str); 1] =
+    [("discovery-config", &["token", "endpoints"], DISCOVERY)];
 
 pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
     let failed = |e: std::io::Error| ConfigError(open_failure(&path.to_string_lossy(), &e));
@@ -65,7 +62,8 @@ pub fn parse(text: &str) -> Result<(Config, Vec<Warning>), ConfigError> {
                         matches!(flag.file, FileKey::In { section, key: k }
                             if section.eq_ignore_ascii_case(key) && k.eq_ignore_ascii_case(member))
                     };
-                    set(&mut config, &mut warnings, FLAGS.iter().find(in_section), &path, value)?;
+                    let row = FLAGS.iter().chain(FILE_ONLY).find(in_section);
+                    set(&mut config, &mut warnings, row, &path, value)?;
                 }
             }
             _ => {
@@ -80,6 +78,8 @@ pub fn parse(text: &str) -> Result<(Config, Vec<Warning>), ConfigError> {
             }
         }
     }
+    // As etcd does for files.
+    config.self_signed_cert_validity = config.self_signed_cert_validity.max(1);
     Ok((config, warnings))
 }
 
@@ -128,15 +128,16 @@ fn set(
             }
         }
         // Only the log outputs are a list here; host names are one string.
-        Kind::Names(field) if flag.name == "log-outputs" => {
-            let names: Option<Vec<String>> = value
-                .as_array()
-                .and_then(|items| items.iter().map(|item| item.as_str().map(str::to_owned)).collect());
-            match names {
-                Some(names) => *field(config) = flags::split_names(&names.join(",")),
-                None => return expected("a list of strings"),
-            }
-        }
+        Kind::Names(field) if flag.name == "log-outputs" => match strings(value) {
+            Some(names) => *field(config) = flags::split_names(&names.join(",")),
+            None => return expected("a list of strings"),
+        },
+        // Older lines write one string.
+        Kind::List(field) => match (value.as_str(), strings(value)) {
+            (Some(text), _) => *field(config) = flags::split_names(text),
+            (None, Some(names)) => *field(config) = names,
+            (None, None) => return expected("a list of strings"),
+        },
         Kind::NoEffect => {
             warnings.push(Warning::new("key has no effect in this server", key));
         }
@@ -190,6 +191,10 @@ fn first_set(value: &Value, path: &str, only: &[&str]) -> Option<String> {
         Value::Array(items) if !items.is_empty() => Some(path.into()),
         _ => None,
     }
+}
+
+fn strings(list: &Value) -> Option<Vec<String>> {
+    list.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
 }
 
 /// Also of a float without fraction, such as `1e9`.

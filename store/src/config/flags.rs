@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::features::{Feature, FeatureGates};
 use super::{ClusterState, Config, Url, duration, url};
 
-pub use table::{DISCOVERY, FLAGS, TLS};
+pub use table::{DISCOVERY, FILE_ONLY, FLAGS};
 
 /// Headings of the usage text, in its order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +63,8 @@ pub enum Kind {
     /// `*` or a list of URLs.
     Origins(Field<Vec<String>>),
     Names(Field<Vec<String>>),
+    /// As `Names`; the configuration file may also write it as a list.
+    List(Field<Vec<String>>),
     State(Field<ClusterState>),
     Gates(Field<FeatureGates>),
     /// A switch of earlier versions that is a feature gate today.
@@ -185,7 +187,7 @@ impl Flag {
             Kind::Urls(_) if value.is_empty() => {}
             Kind::Urls(field) => *field(config) = url::parse_list(value).map_err(|e| e.0)?,
             Kind::Origins(field) => *field(config) = parse_origins(value)?,
-            Kind::Names(field) => *field(config) = split_names(value),
+            Kind::Names(field) | Kind::List(field) => *field(config) = split_names(value),
             Kind::State(field) => {
                 *field(config) = [ClusterState::New, ClusterState::Existing]
                     .into_iter()
@@ -218,7 +220,7 @@ impl Flag {
             Kind::Signed(field) => field(config).to_string(),
             Kind::Time(field) => duration::format(*field(config)),
             Kind::Urls(field) => url::join(field(config)),
-            Kind::Origins(field) | Kind::Names(field) => field(config).join(","),
+            Kind::Origins(field) | Kind::Names(field) | Kind::List(field) => field(config).join(","),
             Kind::State(field) => field(config).as_str().into(),
             Kind::Gate(feature) => config.feature_gates.enabled(feature).to_string(),
             Kind::Gates(_) | Kind::ConfigFile => String::new(),

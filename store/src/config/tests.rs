@@ -165,7 +165,7 @@ fn unreadable_command_lines_exit_with_2() {
     assert!(with_usage.contains("\nUsage:\n"), "{with_usage}");
 }
 
-/// etcd, but for metrics, rotation, TLS and hints
+/// etcd, but for metrics, rotation and hints
 #[test]
 fn invalid_settings_exit_with_1() {
     for (more, text) in [
@@ -220,16 +220,9 @@ fn invalid_settings_exit_with_1() {
         (&["--compact-hash-check-time", "0"], "--compact-hash-check-time must be >0 (set to 0s)"),
         (&["--max-watchers", "0"], "--max-watchers must be >0 (set to 0)"),
         (
-            &["--listen-client-urls", "https://127.0.0.1:1"],
-            "URL https://127.0.0.1:1 is not supported yet by this build: TLS is not implemented",
-        ),
-        (
-            &["--cert-file", "x"],
-            "flag --cert-file is not supported yet by this build: TLS is not implemented",
-        ),
-        (
-            &["--client-cert-auth"],
-            "flag --client-cert-auth is not supported yet by this build: TLS is not implemented",
+            &["--ca-file", "x"],
+            "flag --ca-file is not supported yet by this build: \
+             it was replaced by --trusted-ca-file and --client-cert-auth",
         ),
         (
             &["--auth-token", "jwt"],
@@ -256,7 +249,6 @@ fn initial_cluster_is_checked_when_asked_for() {
         error("default=http://127.0.0.1:1/foo"),
         "error setting up initial cluster: URL must not contain a path: http://127.0.0.1:1/foo"
     );
-    assert!(error("a=https://h:1").contains("TLS is not implemented"));
     let derived = config(&with_addresses(&["--name", "n"])).initial_cluster().unwrap();
     assert_eq!(derived.to_string(), "n=http://127.0.0.1:2");
 }
@@ -362,9 +354,10 @@ fn environment_fills_in_and_conflicts() {
             "invalid value \"foo\" for ETCD_LISTEN_METRICS_URLS: URL scheme must be http, https, unix, or unixs: foo",
         ),
         (
-            "ETCD_KEY_FILE",
+            "ETCD_PEER_CA_FILE",
             "k",
-            "flag ETCD_KEY_FILE is not supported yet by this build: TLS is not implemented",
+            "flag ETCD_PEER_CA_FILE is not supported yet by this build: \
+             it was replaced by --peer-trusted-ca-file and --peer-client-cert-auth",
         ),
         ("ETCD_CONFIG_FILE", "nofile", "open nofile: no such file or directory"),
         (
@@ -519,8 +512,8 @@ fn wrong_files_are_refused() {
         ),
         ("[1]", "expected keys and values, got a list"),
         (
-            "client-transport-security: {cert-file: x}",
-            "key client-transport-security.cert-file is not supported yet by this build: TLS is not implemented",
+            "peer-transport-security: {allowed-cn: 5}",
+            "key peer-transport-security.allowed-cn: expected a list of strings, got the number 5",
         ),
         (
             "discovery-config: {client: {endpoints: [a]}}",

@@ -1,11 +1,11 @@
 //! The seam between HTTP and sockets: how a connection to a peer is opened and how an accepted one is
-//! prepared. Plain TCP lives here; TLS is another implementation of [`Connect`] and [`Accept`], given through
-//! `peer::Config`. Every connection gets TCP_NODELAY (a raft message must not wait for the next) and a limit
+//! prepared: plain, or with the peers' side of `tls`. Every connection gets TCP_NODELAY (a raft message must not wait for the next) and a limit
 //! on how long a write may stall, which is how a peer that vanished without closing is noticed.
 
 use std::fmt;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -14,8 +14,11 @@ use http::uri::Authority;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::peer::BoxFuture;
+use crate::tls::{Acceptor, Material};
 
 /// A byte stream to a peer.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -41,11 +44,44 @@ impl Connect for Plain {
             if url.is_tls() {
                 return Err(io::Error::new(
                     io::ErrorKind::Unsupported,
-                    "https peer URL without peer TLS settings",
+                    "https peer URL without peer TLS settings (--peer-cert-file, --peer-key-file, \
+                     --peer-trusted-ca-file)",
                 ));
             }
-            let stream = TcpStream::connect((url.host(), url.port())).await?;
+            Ok(Box::new(open(url).await?) as Box<dyn Io>)
+        })
+    }
+}
+
+async fn open(url: &PeerUrl) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((url.host(), url.port())).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// TCP, and TLS where the URL says so. The name that a server's certificate must have is the URL's host.
+pub struct Secure(pub Arc<Material>);
+
+impl Connect for Secure {
+    fn connect<'a>(&'a self, url: &'a PeerUrl) -> BoxFuture<'a, io::Result<Box<dyn Io>>> {
+        Box::pin(async move {
+            if !url.is_tls() {
+                return Ok(Box::new(open(url).await?) as Box<dyn Io>);
+            }
+            let config = self.0.client().ok_or(io::ErrorKind::Unsupported)?;
+            let name = ServerName::try_from(url.host().to_owned()).map_err(io::Error::other)?;
+            let stream = TlsConnector::from(config).connect(name, open(url).await?).await?;
+            Ok(Box::new(stream) as Box<dyn Io>)
+        })
+    }
+}
+
+impl Accept for Acceptor {
+    fn accept(&self, stream: TcpStream) -> BoxFuture<'_, io::Result<Box<dyn Io>>> {
+        Box::pin(async move {
             stream.set_nodelay(true)?;
+            let remote = stream.peer_addr()?;
+            let (stream, _) = self.accept(stream, remote).await?;
             Ok(Box::new(stream) as Box<dyn Io>)
         })
     }

@@ -27,7 +27,7 @@ use tokio::time::timeout;
 use crate::peer::client::{empty, full};
 use crate::peer::codec::{self, MESSAGE_LIMIT, StreamKind};
 use crate::peer::headers::{self, CLUSTER_ID, RAFT_TO, SERVER_VERSION, TO_MISMATCH, parse_id};
-use crate::peer::net::StallGuard;
+use crate::peer::net::{Accept, StallGuard};
 use crate::peer::snapshot::SnapshotStream;
 use crate::peer::stats::Stats;
 use crate::peer::stream::StreamBody;
@@ -37,8 +37,6 @@ use crate::peer::{Body, BoxError, Transport};
 const CONNECTION_LIMIT: usize = 1024;
 /// Longest wait for a request's head, an idle connection included; etcd's.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
-/// Time for handshakes of an accepted connection.
-const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Wait after a failed accept: out of file descriptors, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time for requests under way after shutdown.
@@ -48,22 +46,27 @@ const PROCESS_FAILED: &str = "error processing raft message";
 
 /// Serves one peer listener until `shutdown` ends. Stop the transport first, which ends the streams; requests
 /// that take longer than a second after that are broken off.
-pub async fn serve(listener: TcpListener, transport: Transport, shutdown: impl Future<Output = ()>) {
+pub async fn serve(
+    listener: TcpListener,
+    accept: Arc<dyn Accept>,
+    transport: Transport,
+    shutdown: impl Future<Output = ()>,
+) {
     let mut shutdown = pin!(shutdown);
     let permits = Arc::new(Semaphore::new(CONNECTION_LIMIT));
     let (stop, stopping) = watch::channel(());
     let mut connections = JoinSet::new();
     loop {
-        let accept = async {
+        let accepted = async {
             let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
             (permit, listener.accept().await)
         };
         tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => {}
-            (permit, accepted) = accept => match accepted {
+            (permit, accepted) = accepted => match accepted {
                 Ok((stream, _)) => {
-                    let connection = serve_connection(stream, transport.clone(), stopping.clone());
+                    let connection = serve_connection(stream, accept.clone(), transport.clone(), stopping.clone());
                     connections.spawn(async move {
                         connection.await;
                         drop(permit);
@@ -83,13 +86,15 @@ pub async fn serve(listener: TcpListener, transport: Transport, shutdown: impl F
     drop(timeout(DRAIN_TIMEOUT, drained).await);
 }
 
-async fn serve_connection(stream: TcpStream, transport: Transport, mut stopping: watch::Receiver<()>) {
+async fn serve_connection(
+    stream: TcpStream,
+    accept: Arc<dyn Accept>,
+    transport: Transport,
+    mut stopping: watch::Receiver<()>,
+) {
     let config = &transport.shared().config;
-    let io = match timeout(ACCEPT_TIMEOUT, config.accept.accept(stream)).await {
-        Ok(Ok(io)) => io,
-        Ok(Err(error)) => return tracing::warn!(%error, "rejected a peer connection"),
-        Err(_) => return tracing::warn!("rejected a peer connection: handshake timed out"),
-    };
+    // Bounds its handshake itself, and logs what it refuses.
+    let Ok(io) = accept.accept(stream).await else { return };
     let io = TokioIo::new(StallGuard::new(io, config.write_timeout));
     let service = service_fn(|request| {
         let transport = transport.clone();

@@ -90,7 +90,7 @@ fn check_data_dir(data_dir: &Path) -> Result<(), StartError> {
     let Ok(entries) = fs::read_dir(data_dir) else { return Ok(()) };
     for entry in entries.flatten() {
         match entry.file_name().to_str() {
-            Some("member") => {}
+            Some("member" | "fixtures") => {}
             Some("proxy") => {
                 return Err(StartError("unable to start: the data directory belongs to a v2 proxy".into()));
             }

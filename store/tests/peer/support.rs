@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 use proto::raftpb::{Message, MessageType};
 use store::peer::codec::{Encoder, StreamKind};
+use store::peer::net::Plain;
 use store::peer::snapshot::SnapshotStream;
 use store::peer::stats::Stats;
 use store::peer::{Body, BoxError, BoxFuture, Config, Handler, Transport, serve};
@@ -125,7 +126,8 @@ impl Member {
         let recorder = Arc::new(Recorder { events: sender, rules: Mutex::default() });
         let transport = Transport::new(config, recorder.clone()).unwrap();
         let (shutdown, stopping) = oneshot::channel::<()>();
-        let server = tokio::spawn(serve(listener, transport.clone(), async { drop(stopping.await) }));
+        let server =
+            tokio::spawn(serve(listener, Arc::new(Plain), transport.clone(), async { drop(stopping.await) }));
         Self { id, url, transport, recorder, events, shutdown, server }
     }
 

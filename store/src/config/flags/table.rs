@@ -19,13 +19,12 @@ const fn unsupported_switch(name: &'static str, group: Group, feature: &'static 
     Flag::new(name, group, Kind::Unsupported { switch: true, off: &["false"], feature }, "")
 }
 
-const fn tls(name: &'static str) -> Flag {
-    unsupported(name, Group::Security, &[], TLS)
+const fn security(name: &'static str, kind: Kind, help: &'static str) -> Flag {
+    Flag::new(name, Group::Security, kind, help)
 }
 
-const fn tls_switch(name: &'static str) -> Flag {
-    unsupported_switch(name, Group::Security, TLS)
-}
+const CLIENT: &str = "client-transport-security";
+const PEER: &str = "peer-transport-security";
 
 const fn ignored(name: &'static str) -> Flag {
     Flag::new(name, Group::Hidden, Kind::Ignored, "").not_in_file()
@@ -35,7 +34,6 @@ const fn old_gate(name: &'static str, feature: Feature) -> Flag {
     Flag::new(name, Group::Hidden, Kind::Gate(feature), "")
 }
 
-pub const TLS: &str = "TLS is not implemented";
 pub const DISCOVERY: &str = "discovery is not implemented; list the members in --initial-cluster";
 const AUTH: &str = "choice of auth token is not implemented";
 const TRACING: &str = "distributed tracing is not implemented";
@@ -283,32 +281,154 @@ pub static FLAGS: &[Flag] = &[
     unsupported_switch("enable-v2", Group::Clustering, V2),
     unsupported("experimental-enable-v2v3", Group::Clustering, &[], V2),
     unsupported("v2-deprecation", Group::Clustering, &["not-yet", "write-only", "gone"], V2),
-    tls("cert-file"),
-    tls("key-file"),
-    tls("client-cert-file"),
-    tls("client-key-file"),
-    tls_switch("client-cert-auth"),
-    tls("client-crl-file"),
-    tls("client-cert-allowed-hostname"),
-    tls("trusted-ca-file"),
-    tls_switch("auto-tls"),
-    tls("peer-cert-file"),
-    tls("peer-key-file"),
-    tls("peer-client-cert-file"),
-    tls("peer-client-key-file"),
-    tls_switch("peer-client-cert-auth"),
-    tls("peer-trusted-ca-file"),
-    tls("peer-crl-file"),
-    tls("peer-cert-allowed-cn"),
-    tls("peer-cert-allowed-hostname"),
-    tls_switch("peer-auto-tls"),
-    tls_switch("peer-skip-client-san-verification").experimental_before(),
-    unsupported("self-signed-cert-validity", Group::Security, &["0", "1"], TLS),
-    tls("cipher-suites"),
-    unsupported("tls-min-version", Group::Security, &["TLS1.2"], TLS),
-    tls("tls-max-version"),
-    tls("ca-file"),
-    tls("peer-ca-file"),
+    security(
+        "cert-file",
+        Kind::Text(|c| &mut c.client_tls.cert_file),
+        "Certificate (PEM, with its chain) to serve clients with.",
+    )
+    .in_file(CLIENT, "cert-file"),
+    security(
+        "key-file",
+        Kind::Text(|c| &mut c.client_tls.key_file),
+        "Private key (PEM) of that certificate.",
+    )
+    .in_file(CLIENT, "key-file"),
+    security(
+        "client-cert-file",
+        Kind::Text(|c| &mut c.client_tls.client_cert_file),
+        "Certificate for requests that the server makes to itself; checked at start, and not needed by this server.",
+    )
+    .in_file(CLIENT, "client-cert-file"),
+    security(
+        "client-key-file",
+        Kind::Text(|c| &mut c.client_tls.client_key_file),
+        "Private key of that certificate.",
+    )
+    .in_file(CLIENT, "client-key-file"),
+    security(
+        "client-cert-auth",
+        Kind::Switch(|c| &mut c.client_tls.client_cert_auth),
+        "Clients must show a certificate of a trusted CA.",
+    )
+    .in_file(CLIENT, "client-cert-auth"),
+    security(
+        "client-crl-file",
+        Kind::Text(|c| &mut c.client_tls.crl_file),
+        "List of revoked client certificates (DER or PEM).",
+    )
+    .not_in_file(),
+    security(
+        "client-cert-allowed-hostname",
+        Kind::List(|c| &mut c.client_tls.allowed_hostnames),
+        "Names or addresses, comma-separated, one of which a client's certificate must be valid for.",
+    )
+    .in_file(CLIENT, "allowed-hostname"),
+    security(
+        "trusted-ca-file",
+        Kind::Text(|c| &mut c.client_tls.trusted_ca_file),
+        "Certificates (PEM) of the CAs that sign clients' certificates; given one, clients must show one.",
+    )
+    .in_file(CLIENT, "trusted-ca-file"),
+    security(
+        "auto-tls",
+        Kind::Switch(|c| &mut c.client_auto_tls),
+        "Serve clients with a certificate made at the first start.",
+    )
+    .in_file(CLIENT, "auto-tls"),
+    security(
+        "peer-cert-file",
+        Kind::Text(|c| &mut c.peer_tls.cert_file),
+        "Certificate (PEM, with its chain) to serve other members with, and to show them.",
+    )
+    .in_file(PEER, "cert-file"),
+    security(
+        "peer-key-file",
+        Kind::Text(|c| &mut c.peer_tls.key_file),
+        "Private key (PEM) of that certificate.",
+    )
+    .in_file(PEER, "key-file"),
+    security(
+        "peer-client-cert-file",
+        Kind::Text(|c| &mut c.peer_tls.client_cert_file),
+        "Certificate to show other members instead.",
+    )
+    .in_file(PEER, "client-cert-file"),
+    security(
+        "peer-client-key-file",
+        Kind::Text(|c| &mut c.peer_tls.client_key_file),
+        "Private key of that certificate.",
+    )
+    .in_file(PEER, "client-key-file"),
+    security(
+        "peer-client-cert-auth",
+        Kind::Switch(|c| &mut c.peer_tls.client_cert_auth),
+        "Other members must show a certificate of a trusted CA.",
+    )
+    .in_file(PEER, "client-cert-auth"),
+    security(
+        "peer-trusted-ca-file",
+        Kind::Text(|c| &mut c.peer_tls.trusted_ca_file),
+        "Certificates (PEM) of the CAs that sign members' certificates; given one, members must show one.",
+    )
+    .in_file(PEER, "trusted-ca-file"),
+    security(
+        "peer-crl-file",
+        Kind::Text(|c| &mut c.peer_tls.crl_file),
+        "List of revoked member certificates (DER or PEM).",
+    )
+    .not_in_file(),
+    security(
+        "peer-cert-allowed-cn",
+        Kind::List(|c| &mut c.peer_tls.allowed_cns),
+        "Common names, comma-separated, one of which a member's certificate must have.",
+    )
+    .in_file(PEER, "allowed-cn"),
+    security(
+        "peer-cert-allowed-hostname",
+        Kind::List(|c| &mut c.peer_tls.allowed_hostnames),
+        "Names or addresses, comma-separated, one of which a member's certificate must be valid for.",
+    )
+    .in_file(PEER, "allowed-hostname"),
+    security(
+        "peer-auto-tls",
+        Kind::Switch(|c| &mut c.peer_auto_tls),
+        "Serve other members with a certificate made at the first start, and trust any of theirs.",
+    )
+    .in_file(PEER, "auto-tls"),
+    security(
+        "peer-skip-client-san-verification",
+        Kind::Switch(|c| &mut c.peer_tls.skip_client_san_verification),
+        "Members may connect from addresses that their certificate does not name.",
+    )
+    .in_file(PEER, "skip-client-san-verification")
+    .experimental_before(),
+    security(
+        "self-signed-cert-validity",
+        Kind::Count(|c| &mut c.self_signed_cert_validity),
+        "Years that certificates made by --auto-tls and --peer-auto-tls are valid.",
+    ),
+    security(
+        "cipher-suites",
+        Kind::List(|c| &mut c.cipher_suites),
+        "Cipher suites of TLS 1.2 to allow, best first, comma-separated (empty: all that are good).",
+    ),
+    security(
+        "tls-min-version",
+        Kind::Text(|c| &mut c.tls_min_version),
+        "Lowest version of TLS: TLS1.2 or TLS1.3.",
+    ),
+    security(
+        "tls-max-version",
+        Kind::Text(|c| &mut c.tls_max_version),
+        "Highest version of TLS: TLS1.2 or TLS1.3 (empty: the newest).",
+    ),
+    unsupported("ca-file", Group::Hidden, &[], "it was replaced by --trusted-ca-file and --client-cert-auth"),
+    unsupported(
+        "peer-ca-file",
+        Group::Hidden,
+        &[],
+        "it was replaced by --peer-trusted-ca-file and --peer-client-cert-auth",
+    ),
     Flag::new(
         "cors",
         Group::Security,
@@ -335,7 +455,7 @@ pub static FLAGS: &[Flag] = &[
         "listen-metrics-urls",
         Group::Monitoring,
         Kind::Urls(|c| &mut c.listen_metrics_urls),
-        "Further URLs that serve metrics and health only.",
+        "Further URLs that serve metrics and health only; https ones with the clients' certificate.",
     ),
     Flag::new(
         "logger",
@@ -513,4 +633,16 @@ pub static FLAGS: &[Flag] = &[
     ignored("snapshot"),
     ignored("v"),
     ignored("vv"),
+];
+
+/// Keys of the configuration file that no flag has.
+pub static FILE_ONLY: &[Flag] = &[
+    security("client-cert-allowed-cn", Kind::List(|c| &mut c.client_tls.allowed_cns), "")
+        .in_file(CLIENT, "allowed-cn"),
+    security(
+        "client-skip-client-san-verification",
+        Kind::Switch(|c| &mut c.client_tls.skip_client_san_verification),
+        "",
+    )
+    .in_file(CLIENT, "skip-client-san-verification"),
 ];
