@@ -233,6 +233,26 @@ pub fn newest_snapshots(disk: &dyn Disk, dir: &Path) -> Result<Vec<walpb::Snapsh
     Ok(Vec::new())
 }
 
+/// What a log holds after the snapshot `from`, as `Wal::open` would find it. Changes nothing, takes no lock.
+pub fn read(disk: &dyn Disk, dir: &Path, from: &walpb::Snapshot) -> Result<Recovered, Error> {
+    let names = segment::list(disk, dir)?;
+    let names = segments_from(&names, dir, from)?;
+    let mut replay = Replay::new(from);
+    let tail = segment::scan(disk, dir, names, &mut |at, kind, data| replay.record(at, kind, data))?;
+    let metadata = replay.finish(dir)?;
+    let torn = tail.torn.then(|| names.last().map(|name| (name.path(dir), tail.offset))).flatten();
+    let hard_state = replay.hard_state.unwrap_or_default();
+    Ok(Recovered { metadata, hard_state, entries: replay.entries, torn })
+}
+
+/// The segments that hold what follows a snapshot.
+fn segments_from<'a>(names: &'a [Name], dir: &Path, from: &walpb::Snapshot) -> Result<&'a [Name], Error> {
+    match names.iter().rposition(|name| name.index <= from.index) {
+        Some(first) => Ok(&names[first..]),
+        None => Err(Error::FileNotFound { dir: dir.to_path_buf() }),
+    }
+}
+
 fn snapshots_in(disk: &dyn Disk, dir: &Path, names: &[Name]) -> Result<Vec<walpb::Snapshot>, Error> {
     let mut snapshots = Vec::new();
     let mut commit = 0;
@@ -348,10 +368,7 @@ impl Wal {
         options: Options,
     ) -> Result<(Self, Recovered), Error> {
         let names = segment::list(disk.as_ref(), dir)?;
-        let Some(first) = names.iter().rposition(|name| name.index <= from.index) else {
-            return Err(Error::FileNotFound { dir: dir.to_path_buf() });
-        };
-        let names = &names[first..];
+        let names = segments_from(&names, dir, from)?;
         let mut segments = Vec::with_capacity(names.len());
         for &name in names {
             let path = name.path(dir);

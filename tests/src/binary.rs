@@ -71,6 +71,22 @@ pub fn etcdctls() -> Vec<PathBuf> {
     found
 }
 
+/// A stock `etcdutl` of the given line (`3.5.`), or none after saying so.
+pub fn etcdutl(line: &str) -> Option<PathBuf> {
+    let is_of_line = |path: &PathBuf| {
+        let output = Command::new(path).arg("version").stdin(Stdio::null()).output();
+        let prefix = format!("etcdutl version: {line}");
+        output.is_ok_and(|output| output.stdout.starts_with(prefix.as_bytes()))
+    };
+    let found = find("etcdutl").into_iter().find(is_of_line);
+    if found.is_none() {
+        missing(&format!(
+            "no stock etcdutl {line}x (`tools/setup --peers` installs one, or set ETCD_PEER_DIR)"
+        ));
+    }
+    found
+}
+
 /// Says why a test does not run; fails it where peers are required.
 pub fn missing(reason: &str) {
     if std::env::var("KEELSON_REQUIRE_PEER").is_ok_and(|value| value == "1") {

@@ -42,42 +42,22 @@ impl From<rocksdb::Error> for BackendError {
 impl Rocks {
     /// Opens or creates the buckets in `dir`.
     pub fn open(dir: &Path, settings: Settings) -> Result<Arc<Rocks>> {
-        let mut options = Options::default();
+        let mut options = options(settings);
         options.create_if_missing(true);
         options.create_missing_column_families(true);
-        options.set_atomic_flush(true);
-        options.set_db_write_buffer_size(settings.write_buffer_bytes);
-        options.set_max_background_jobs(2);
-        options.set_keep_log_file_num(2);
-        options.set_max_log_file_size(1 << 20);
-        options.set_max_open_files(512);
-        options.set_stats_dump_period_sec(0);
-        options.set_bytes_per_sync(1 << 20);
-        // One thread writes.
-        options.set_allow_concurrent_memtable_write(false);
-        let cache = Cache::new_lru_cache(settings.block_cache_bytes);
-        let families = Bucket::ALL.map(|bucket| {
-            let mut options = Options::default();
-            let mut table = BlockBasedOptions::default();
-            table.set_block_cache(&cache);
-            table.set_format_version(6);
-            table.set_cache_index_and_filter_blocks(true);
-            options.set_block_based_table_factory(&table);
-            options.set_write_buffer_size(settings.write_buffer_bytes);
-            options.set_compression_type(DBCompressionType::None);
-            options.set_bottommost_compression_type(DBCompressionType::Lz4);
-            // History is written in order of its keys: wide levels and few merges cost it nothing.
-            options.set_level_zero_file_num_compaction_trigger(8);
-            options.set_level_zero_slowdown_writes_trigger(40);
-            options.set_level_zero_stop_writes_trigger(64);
-            options.set_target_file_size_base(32 << 20);
-            options.set_max_bytes_for_level_base(256 << 20);
-            ColumnFamilyDescriptor::new(bucket.name(), options)
-        });
-        let db = DB::open_cf_descriptors(&options, dir, families)?;
+        Ok(Rocks::new(DB::open_cf_descriptors(&options, dir, families(settings))?))
+    }
+
+    /// Opens buckets that nobody writes, for reading; changes no file.
+    pub fn open_read_only(dir: &Path, settings: Settings) -> Result<Arc<Rocks>> {
+        let (options, families) = (options(settings), families(settings));
+        Ok(Rocks::new(DB::open_cf_descriptors_read_only(&options, dir, families, false)?))
+    }
+
+    fn new(db: DB) -> Arc<Rocks> {
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
-        Ok(Arc::new(Rocks { db, write_options }))
+        Arc::new(Rocks { db, write_options })
     }
 
     fn family(&self, bucket: Bucket) -> &ColumnFamily {
@@ -92,6 +72,43 @@ impl Rocks {
             })
             .sum()
     }
+}
+
+fn options(settings: Settings) -> Options {
+    let mut options = Options::default();
+    options.set_atomic_flush(true);
+    options.set_db_write_buffer_size(settings.write_buffer_bytes);
+    options.set_max_background_jobs(2);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(1 << 20);
+    options.set_max_open_files(512);
+    options.set_stats_dump_period_sec(0);
+    options.set_bytes_per_sync(1 << 20);
+    // One thread writes.
+    options.set_allow_concurrent_memtable_write(false);
+    options
+}
+
+fn families(settings: Settings) -> [ColumnFamilyDescriptor; Bucket::ALL.len()] {
+    let cache = Cache::new_lru_cache(settings.block_cache_bytes);
+    Bucket::ALL.map(|bucket| {
+        let mut options = Options::default();
+        let mut table = BlockBasedOptions::default();
+        table.set_block_cache(&cache);
+        table.set_format_version(6);
+        table.set_cache_index_and_filter_blocks(true);
+        options.set_block_based_table_factory(&table);
+        options.set_write_buffer_size(settings.write_buffer_bytes);
+        options.set_compression_type(DBCompressionType::None);
+        options.set_bottommost_compression_type(DBCompressionType::Lz4);
+        // History is written in order of its keys: wide levels and few merges cost it nothing.
+        options.set_level_zero_file_num_compaction_trigger(8);
+        options.set_level_zero_slowdown_writes_trigger(40);
+        options.set_level_zero_stop_writes_trigger(64);
+        options.set_target_file_size_base(32 << 20);
+        options.set_max_bytes_for_level_base(256 << 20);
+        ColumnFamilyDescriptor::new(bucket.name(), options)
+    })
 }
 
 fn read_options(end: Option<&[u8]>) -> ReadOptions {
@@ -208,5 +225,43 @@ impl Backend for Rocks {
     fn size_in_use_bytes(&self) -> u64 {
         self.property(properties::ESTIMATE_LIVE_DATA_SIZE)
             + self.property(properties::CUR_SIZE_ALL_MEM_TABLES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_opened_for_reading_only_stays_as_it_is() {
+        let home = tempfile::tempdir().unwrap();
+        let files = || {
+            let mut files: Vec<_> = std::fs::read_dir(home.path())
+                .unwrap()
+                .map(|entry| {
+                    let entry = entry.unwrap();
+                    let metadata = entry.metadata().unwrap();
+                    (entry.file_name(), metadata.len(), metadata.modified().unwrap())
+                })
+                .collect();
+            files.sort();
+            files
+        };
+        assert!(Rocks::open_read_only(home.path(), Settings::default()).is_err());
+        assert!(files().is_empty());
+        let mut batch = Batch::default();
+        batch.put(Bucket::Key, b"k", b"v");
+        let rocks = Rocks::open(home.path(), Settings::default()).unwrap();
+        rocks.write(&batch).unwrap();
+        rocks.flush().unwrap();
+        drop(rocks);
+
+        let before = files();
+        let rocks = Rocks::open_read_only(home.path(), Settings::default()).unwrap();
+        assert_eq!(rocks.get(Bucket::Key, b"k").unwrap().as_deref(), Some(&b"v"[..]));
+        assert_eq!(rocks.seek(Bucket::Lease, b"").unwrap(), None);
+        assert!(rocks.write(&batch).is_err());
+        drop(rocks);
+        assert_eq!(files(), before);
     }
 }

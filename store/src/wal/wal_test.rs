@@ -426,3 +426,29 @@ fn a_damaged_record_type_or_header_is_refused() {
     refused(&|bytes| bytes[noop + kind] = Kind::State as u8, noop, "hard state goes back");
     refused(&|bytes| bytes[noop..noop + 8].fill(0), noop, "length zero with data behind it");
 }
+
+#[test]
+fn reading_finds_what_opening_does_and_changes_nothing() {
+    let sim = Sim::new();
+    let mut wal = create(&sim);
+    for term in 1..=20 {
+        save(
+            &mut wal,
+            &[entry(term, 3 * term - 2, 700), entry(term, 3 * term - 1, 0), entry(term, 3 * term, 90)],
+        );
+        wal.save(Some(&hard_state(term, 3 * term)), []).unwrap();
+    }
+    wal.save_snapshot(&walpb::Snapshot { index: 30, term: 10, conf_state: None }).unwrap();
+    wal.sync().unwrap();
+    // Also while it is held, and from behind the first segments.
+    for (index, term) in [(0, 0), (30, 10)] {
+        let from = walpb::Snapshot { index, term, conf_state: None };
+        let read = read(&sim, dir(), &from).unwrap();
+        assert_eq!((read.entries.len() as u64, read.hard_state), (60 - index, hard_state(20, 60)));
+    }
+    let read_of = |index, term| read(&sim, dir(), &walpb::Snapshot { index, term, conf_state: None });
+    let before = read_of(0, 0).unwrap();
+    assert!(matches!(read_of(29, 10), Err(Error::SnapshotNotFound { index: 29, .. })));
+    drop(wal);
+    assert_eq!(open(&sim, 0, 0).unwrap().1, before);
+}
