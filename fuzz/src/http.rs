@@ -8,6 +8,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use proto::etcdserverpb as pb;
 use store::api::{
+    caller::Caller,
     edge::{self, Serves},
     kv,
     router::{Context, Method},
@@ -57,7 +58,8 @@ fn connection(bytes: &[u8], http2: bool) {
         let mut member = Member::leading();
         let node = member.node.clone();
         let shard = Shard::new(node.clone(), &Shards::default(), Shard::config(&node, 1));
-        let context = Context { node: node.clone(), counters: Arc::default(), shard: shard.clone() };
+        let context =
+            Context { node: node.clone(), counters: Arc::default(), shard: shard.clone(), common_name: None };
         tokio::spawn(shard.clone().run());
         let (client, server) = tokio::io::duplex(1 << 20);
         let (_stop, stopping) = watch::channel(false);
@@ -69,7 +71,10 @@ fn connection(bytes: &[u8], http2: bool) {
         ended.expect("a connection ends with its client").expect("the connection's task");
         assert_eq!(node.fatal.reason(), None, "no client stops a member");
         let range = pb::RangeRequest { key: "k".into(), ..Default::default() };
-        member.call(kv::range(&node, range)).expect("an answer").expect("the member serves others");
+        member
+            .call(kv::range(&node, &Caller::default(), range))
+            .expect("an answer")
+            .expect("the member serves others");
     });
 }
 

@@ -19,6 +19,7 @@ pub mod fatal;
 pub mod handler;
 pub mod lane;
 pub mod leader;
+pub mod logins;
 pub mod mailbox;
 pub mod metrics;
 pub mod part;
@@ -43,6 +44,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     apply::{ApplyError, Response},
+    auth::{AuthError, Identity},
     backend::{BackendError, Bucket, Read},
     config::Config,
     ids::RequestIds,
@@ -56,6 +58,7 @@ use apply_loop::{Inbox, LeaseQuery, Published};
 use clock::Clock;
 use fatal::Fatal;
 use lane::Lane;
+use logins::Logins;
 use mailbox::Sender;
 use metrics::Metrics;
 use proposal::Operation;
@@ -93,6 +96,12 @@ impl From<ApplyError> for RequestError {
     }
 }
 
+impl From<AuthError> for RequestError {
+    fn from(error: AuthError) -> RequestError {
+        RequestError::Apply(ApplyError::Auth(error))
+    }
+}
+
 impl From<MvccError> for RequestError {
     fn from(error: MvccError) -> RequestError {
         RequestError::Apply(ApplyError::Mvcc(error))
@@ -108,6 +117,7 @@ pub struct Node {
     pub published: Arc<Published>,
     pub metrics: Arc<Metrics>,
     pub fatal: Arc<Fatal>,
+    pub logins: Logins,
     pub(crate) waits: Arc<Waits>,
     pub ids: Arc<RequestIds>,
     pub(crate) raft: Sender<raft_loop::Input>,
@@ -135,21 +145,34 @@ impl Node {
         }
     }
 
-    /// Puts a request through the log; returns once it was applied here.
-    ///
-    /// Encoded before the first wait: what waits for the answer is small.
+    /// Puts a request of nobody in particular through the log; returns once it was applied here.
     pub fn propose<O: Operation>(
         &self,
         operation: O,
     ) -> impl Future<Output = Result<Response, RequestError>> + Send + '_ {
-        let encoded = self.encode(&operation);
+        self.propose_as(None, operation)
+    }
+
+    /// Puts a request of a user through the log; returns once it was applied here.
+    ///
+    /// Encoded before the first wait: what waits for the answer is small.
+    pub fn propose_as<'a, O: Operation>(
+        &'a self,
+        who: Option<&Identity>,
+        operation: O,
+    ) -> impl Future<Output = Result<Response, RequestError>> + Send + use<'a, O> {
+        let encoded = self.encode(who, &operation);
         async move {
             let (id, entry) = encoded?;
             self.wait_for(id, entry).await
         }
     }
 
-    fn encode(&self, operation: &impl Operation) -> Result<(u64, raftpb::Entry), RequestError> {
+    fn encode(
+        &self,
+        who: Option<&Identity>,
+        operation: &impl Operation,
+    ) -> Result<(u64, raftpb::Entry), RequestError> {
         let status = &self.status;
         let lag =
             status.committed.load(Ordering::Acquire).saturating_sub(status.applied.load(Ordering::Acquire));
@@ -160,7 +183,7 @@ impl Node {
             return Err(RequestError::TooManyRequests);
         }
         let id = self.ids.next();
-        let data = proposal::encode(id, operation);
+        let data = proposal::encode(id, who, operation);
         if data.len() as u64 > self.config.max_request_bytes {
             return Err(RequestError::TooLarge);
         }
@@ -491,6 +514,18 @@ impl Node {
         let (answer, leases) = oneshot::channel();
         self.query(LeaseQuery::List { answer })?;
         leases.await.map_err(|_| RequestError::Stopped)
+    }
+
+    /// All leases, and all keys attached to any of them.
+    pub async fn leases_with_keys(&self) -> Result<(Vec<i64>, Vec<bytes::Bytes>), RequestError> {
+        let (answer, leases) = oneshot::channel();
+        self.query(LeaseQuery::ListWithKeys { answer })?;
+        leases.await.map_err(|_| RequestError::Stopped)
+    }
+
+    /// The keys of a lease as this member knows them; none if it knows no such lease.
+    pub async fn lease_keys(&self, id: i64) -> Result<Vec<bytes::Bytes>, RequestError> {
+        Ok(self.local_time_to_live(id, true).await?.1)
     }
 
     /// An ID for a lease whose client leaves the choice to the server: positive.

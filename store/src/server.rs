@@ -7,6 +7,7 @@
 #![expect(clippy::disallowed_methods, reason = "assembly: sockets, threads and the data directory")]
 
 pub mod bootstrap;
+mod tokens;
 
 use std::{
     io,
@@ -33,7 +34,9 @@ use crate::{
         clock::Clock,
         fatal::Fatal,
         handler::PeerHandler,
-        leader, mailbox, part, raft_loop,
+        leader,
+        logins::Provider,
+        mailbox, part, raft_loop,
         transport::Peers,
         wal_loop,
     },
@@ -88,9 +91,10 @@ impl Server {
             let _context = runtime.enter();
             Listeners::open(&config)?
         };
+        let provider = tokens::provider(&config)?;
         let disk: Arc<dyn disk::Disk> = Arc::new(disk::Os);
         let found = bootstrap::bootstrap(&config, disk.clone())?;
-        Server::assemble(config, disk, found, runtime, listeners)
+        Server::assemble(config, disk, found, runtime, listeners, provider)
     }
 
     fn assemble(
@@ -99,6 +103,7 @@ impl Server {
         found: Found,
         runtime: tokio::runtime::Runtime,
         listeners: Listeners,
+        provider: Provider,
     ) -> Result<Server, StartError> {
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_millis() as u64);
         let (id, cluster_id) = (found.id, found.cluster_id);
@@ -147,6 +152,7 @@ impl Server {
         };
         let (node, mut parts) = build::build(&config, found, joints, links).map_err(failed("raft"))?;
         let _ = handler.node.set(Arc::downgrade(&node));
+        let _ = node.logins.provider.set(provider);
         let mut threads = Vec::new();
         if !config.unsafe_no_fsync {
             let (ahead, fatal) = (parts.wal.wal.ahead().clone(), node.fatal.clone());

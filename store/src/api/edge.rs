@@ -87,7 +87,12 @@ impl Edge {
         let connections = Arc::new(AtomicUsize::new(0));
         let threads = shards.iter().enumerate().map(|(number, shard)| {
             let (sender, dealt) = mpsc::unbounded_channel();
-            let context = Context { node: node.clone(), counters: counters.clone(), shard: shard.clone() };
+            let context = Context {
+                node: node.clone(),
+                counters: counters.clone(),
+                shard: shard.clone(),
+                common_name: None,
+            };
             let all = shards.clone();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let (stopping, connections) = (stopping.clone(), connections.clone());
