@@ -149,7 +149,7 @@ impl Node {
     pub fn propose<O: Operation>(
         &self,
         operation: O,
-    ) -> impl Future<Output = Result<Response, RequestError>> + Send + '_ {
+    ) -> impl Future<Output = Result<Response, RequestError>> + Send + use<'_, O> {
         self.propose_as(None, operation)
     }
 

@@ -325,7 +325,8 @@ fn tokens_and_passwords_are_as_asked_or_as_usual() {
             (config.effective_bcrypt_cost(), config.simple_token_ttl()),
             (10, Duration::from_secs(300))
         );
-        assert!(has(&warnings, "use default bcrypt cost", cost), "{warnings:?}");
+        let subject = format!("--bcrypt-cost={cost} (4 to 31 are possible)");
+        assert!(has(&warnings, "use default bcrypt cost", &subject), "{warnings:?}");
     }
     let (config, _) = run(&["--auth-token-ttl=18446744073709551615"], &[]);
     assert!(config.simple_token_ttl().as_secs() < 1 << 33);

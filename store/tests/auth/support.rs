@@ -19,10 +19,7 @@ use store::{
 };
 use tonic::{
     Code, Request, Status,
-    codegen::{
-        InterceptedService,
-        tokio_stream::{self, StreamExt},
-    },
+    codegen::{InterceptedService, tokio_stream},
     transport::Channel,
 };
 
@@ -88,7 +85,6 @@ pub async fn stop(server: Server) {
 pub struct Alone {
     pub server: Server,
     pub data: tempfile::TempDir,
-    pub peers: Vec<u16>,
 }
 
 impl Alone {
@@ -96,7 +92,7 @@ impl Alone {
         let data = tempfile::tempdir().unwrap();
         let peers = free_ports(1);
         let server = start(config(data.path(), &peers, 0, more)).await;
-        Alone { server, data, peers }
+        Alone { server, data }
     }
 
     /// With the users of `populate` in it, and authentication on.

@@ -1,6 +1,6 @@
 //! Every method, called by every kind of caller. A method that is missing here does not compile.
 
-use proto::etcdserverpb as pb;
+use proto::{etcdserverpb as pb, grpc::health::v1::HealthCheckRequest};
 use store::api::router::Method;
 use tonic::{Code, Status, codegen::tokio_stream};
 
@@ -149,9 +149,9 @@ async fn call(client: &Client, method: Method, lease: i64) -> Result<(), Status>
             let request = pb::AuthRoleRevokePermissionRequest { role: ghost(), ..Default::default() };
             client.change(request).await
         }
-        Method::HealthCheck => client.health().check(Default::default()).await.map(drop),
+        Method::HealthCheck => client.health().check(HealthCheckRequest::default()).await.map(drop),
         Method::HealthWatch => {
-            let mut answers = client.health().watch(Default::default()).await?.into_inner();
+            let mut answers = client.health().watch(HealthCheckRequest::default()).await?.into_inner();
             answers.message().await.map(drop)
         }
     }
