@@ -94,7 +94,7 @@ async fn taken_over_and_handed_back(version: &str, catch_up: CatchUp) {
             if catch_up == CatchUp::Snapshot {
                 // The first of a kind gets its snapshot from the other kind.
                 let log = cluster.members[0].log_text();
-                let texts = ["applying a received snapshot", "applied snapshot"];
+                let texts = ["applying a received snapshot", "applying snapshot"];
                 assert!(texts.iter().any(|text| log.contains(text)), "{kind}0 came without a snapshot");
             }
         }

@@ -26,7 +26,7 @@ use crate::{
         schema::{Revision, index, meta},
     },
     disk,
-    membership::Membership,
+    membership::{Member, Membership},
     mutant::{self, Mutant},
 };
 
@@ -267,12 +267,14 @@ pub fn verify(file: &impl ReadAt) -> Result<(), SnapshotError> {
         }
     }
     let mut batch = Batch::default();
+    let anybody = raftpb::ConfState::default();
     entries(file, &mut |bucket, key, value| {
-        if bucket == Bucket::Key {
-            batch.clear();
-            put_index(key, value, &mut batch)?;
+        batch.clear();
+        match bucket {
+            Bucket::Key => put_index(key, value, &mut batch),
+            Bucket::Members => put_member(key, value, &anybody, &mut batch),
+            _ => Ok(()),
         }
-        Ok(())
     })
 }
 
@@ -323,6 +325,10 @@ pub fn install(
             last.put(bucket, key, value);
             return Ok(());
         }
+        if bucket == Bucket::Members && !metadata.conf_state.voters.is_empty() {
+            put_member(key, value, &metadata.conf_state, &mut batch)?;
+            return Ok(());
+        }
         batch.put(bucket, key, value);
         if bucket == Bucket::Key {
             put_index(key, value, &mut batch)?;
@@ -361,6 +367,25 @@ fn entries(
             };
             take(bucket, entry.key, value)?;
         }
+    }
+    Ok(())
+}
+
+/// A member as raft knows it. The database of etcd up to 3.5.20 goes on calling a promoted learner one, and may hold
+/// members that have left.
+fn put_member(
+    key: &[u8],
+    value: &[u8],
+    conf_state: &raftpb::ConfState,
+    batch: &mut Batch,
+) -> Result<(), SnapshotError> {
+    let malformed = |_| SnapshotError::Malformed("a member that is not JSON");
+    let member: Member = serde_json::from_slice(value).map_err(malformed)?;
+    let is_learner =
+        conf_state.learners.contains(&member.id) || conf_state.learners_next.contains(&member.id);
+    let votes = conf_state.voters.contains(&member.id) || conf_state.voters_outgoing.contains(&member.id);
+    if is_learner || votes {
+        batch.put(Bucket::Members, key, Member { is_learner, ..member }.to_json().as_bytes());
     }
     Ok(())
 }
@@ -442,6 +467,24 @@ mod tests {
             };
             assert_eq!(all(&source), all(&target), "{}", bucket.name());
         }
+    }
+
+    #[test]
+    fn members_are_those_that_raft_knows() {
+        let source = filled();
+        let mut batch = Batch::default();
+        for (id, learner) in [(1, ""), (2, r#","isLearner":true"#), (3, r#","isLearner":true"#), (4, "")] {
+            let json = format!(r#"{{"id":{id},"peerURLs":["http://m{id}:1"]{learner}}}"#);
+            batch.put(Bucket::Members, format!("{id:x}").as_bytes(), json.as_bytes());
+        }
+        source.write(&batch).unwrap();
+        let (opening, bytes) = streamed(&source);
+        let conf_state = raftpb::ConfState { voters: vec![1, 2], learners: vec![3], ..Default::default() };
+        let target = Memory::default();
+        let metadata =
+            raftpb::SnapshotMetadata { conf_state: conf_state.clone(), ..opening.snapshot.metadata };
+        install(&target, &metadata, &bytes.as_slice()).unwrap();
+        assert_eq!(Membership::load(0, &target).unwrap().conf_state(), conf_state);
     }
 
     #[test]
