@@ -391,7 +391,8 @@ impl Auth {
         let mut role =
             self.roles.get(&request.name).map(|it| Role::clone(it)).ok_or(AuthError::RoleNotFound)?;
         let granted = &mut role.key_permission;
-        // Only the first permission of a key is looked at, as in etcd: the bytes stored must be the same.
+        // Only the first permission of a key is looked at, as in etcd: the bytes stored must be the same. They are while
+        // Go's sort is stable, which depends on its version once a role has more than six permissions and ties.
         let first = granted.partition_point(|known| known.key < key);
         match granted.get_mut(first) {
             Some(known) if known.key == key && known.range_end == range_end => known.perm_type = perm_type,

@@ -32,7 +32,7 @@ const EARLY_POLL: Duration = Duration::from_millis(5);
 /// How users show who they are.
 pub enum Provider {
     Simple,
-    Jwt(Jwt),
+    Jwt(Box<Jwt>),
     /// By nothing but their certificates.
     Off,
 }

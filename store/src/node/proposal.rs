@@ -118,6 +118,7 @@ mod tests {
         );
         macro_rules! auth {
             ($($request:ident { $($name:ident: $value:expr),* } in $field:ident;)*) => {$({
+                #[allow(clippy::needless_update, reason = "some have no other fields")]
                 let request = pb::$request { $($name: $value,)* ..Default::default() };
                 let wanted = pb::InternalRaftRequest { $field: Some(request.clone()), ..empty() };
                 assert_eq!(decoded(&request), wanted);

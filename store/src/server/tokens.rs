@@ -25,5 +25,5 @@ pub fn provider(config: &Config) -> Result<Provider, StartError> {
     let public = read("pub-key", &options.public_key)?;
     let private = read("priv-key", &options.private_key)?;
     let jwt = Jwt::new(&options, &public, &private, &SystemRandom::new()).map_err(StartError)?;
-    Ok(Provider::Jwt(jwt))
+    Ok(Provider::Jwt(Box::new(jwt)))
 }

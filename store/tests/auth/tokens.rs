@@ -220,3 +220,38 @@ async fn a_flood_of_wrong_passwords_costs_others_nothing() {
     drop(doer);
     alone.stop().await;
 }
+
+/// Logins a second of users who came before, and puts meanwhile: `cargo test --release --test auth -- --ignored`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn logins_a_second() {
+    let alone = Alone::guarded(&["--bcrypt-cost=10"]).await;
+    let doer = alone.log_in("doer").await;
+    let puts = async |count: u32| {
+        let began = std::time::Instant::now();
+        for _ in 0..count {
+            doer.put("k").await.unwrap();
+        }
+        began.elapsed() / count
+    };
+    let quiet = puts(500).await;
+    let began = std::time::Instant::now();
+    let clients: Vec<_> = (0..64)
+        .map(|_| {
+            let nobody = alone.nobody();
+            tokio::spawn(async move {
+                for _ in 0..200 {
+                    nobody.authenticate("doer", &password_of("doer")).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    let busy = puts(500).await;
+    for client in clients {
+        client.await.unwrap();
+    }
+    let rate = 64.0 * 200.0 / began.elapsed().as_secs_f64();
+    println!("{rate:.0} logins a second; a put takes {quiet:?} alone and {busy:?} meanwhile");
+    drop(doer);
+    alone.stop().await;
+}
