@@ -8,6 +8,7 @@ use bytes::Bytes;
 use prost::Message as _;
 use proto::etcdserverpb as pb;
 use store::api::{
+    caller::Caller,
     edge::{self, Serves},
     kv,
     router::{Context, Method},
@@ -70,7 +71,10 @@ fn connection(bytes: &[u8], http2: bool) {
         ended.expect("a connection ends with its client").expect("the connection's task");
         assert_eq!(node.fatal.reason(), None, "no client stops a member");
         let range = pb::RangeRequest { key: "k".into(), ..Default::default() };
-        member.call(kv::range(&node, range)).expect("an answer").expect("the member serves others");
+        member
+            .call(kv::range(&node, &Caller::default(), range))
+            .expect("an answer")
+            .expect("the member serves others");
     });
 }
 

@@ -22,6 +22,7 @@ use proto::{
 use store::{
     api::check,
     apply::{Applied, Applier, ApplyError, Response, alarm::Alarms, txn},
+    auth::Auth,
     backend::{Backend, Bucket, Read, memory::Memory},
     lease::{self, Lessor},
     membership::Membership,
@@ -69,7 +70,8 @@ impl Subject {
         }
         let membership = Membership::load(CLUSTER, &*memory).expect("our own encoding");
         let alarms = Alarms::load(&*memory).expect("memory");
-        let applier = Applier::new(store, lessor, membership, alarms, metadata.index, metadata.term);
+        let auth = Auth::load(&*memory).expect("our own encoding");
+        let applier = Applier::new(store, lessor, membership, alarms, auth, metadata.index, metadata.term);
         Subject { applier, memory }
     }
 

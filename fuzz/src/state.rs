@@ -12,7 +12,7 @@ use bytes::Bytes;
 use prost::Message;
 use proto::{etcdserverpb as pb, leasepb, mvccpb, raftpb, snappb};
 use store::{
-    api::kv,
+    api::{caller::Caller, kv},
     apply::alarm::Alarms,
     backend::{
         Backend, Batch, Bucket, Read,
@@ -381,10 +381,10 @@ static LEFT: LazyLock<Left> = LazyLock::new(|| {
             value: Bytes::copy_from_slice(&[number; 20]),
             ..Default::default()
         };
-        member.call(kv::put(&node, put)).expect("an answer").expect("a put");
+        member.call(kv::put(&node, &Caller::default(), put)).expect("an answer").expect("a put");
     }
     let compact = pb::CompactionRequest { revision: 10, physical: false };
-    member.call(kv::compact(&node, compact)).expect("an answer").expect("a compaction");
+    member.call(kv::compact(&node, &Caller::default(), compact)).expect("an answer").expect("a compaction");
     member.advance(Duration::from_secs(1));
     drop((member, node));
 
@@ -494,9 +494,9 @@ pub fn directory(data: &[u8]) {
     member.lead();
     let node = member.node.clone();
     let put = pb::PutRequest { key: "next".into(), ..Default::default() };
-    let _ = member.call(kv::put(&node, put));
+    let _ = member.call(kv::put(&node, &Caller::default(), put));
     let range = pb::RangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
-    let _ = member.call(kv::range(&node, range));
+    let _ = member.call(kv::range(&node, &Caller::default(), range));
     member.advance(Duration::from_secs(1));
 }
 

@@ -9,6 +9,7 @@
 pub mod alarm;
 #[cfg(test)]
 mod apply_test;
+mod auth;
 #[cfg(test)]
 mod model;
 pub mod txn;
@@ -21,6 +22,11 @@ use proto::{
 };
 
 use crate::{
+    auth::{
+        Auth, AuthError, Identity,
+        change::{Change as AuthChange, Changed as AuthChanged},
+        password,
+    },
     backend::{Bucket, schema::meta},
     lease::{self, GrantError, Lessor, NotFound},
     membership::{Change, ChangeError, MAX_LEARNERS, Membership},
@@ -40,6 +46,7 @@ pub enum ApplyError {
     NoSpace,
     Corrupt,
     Membership(ChangeError),
+    Auth(AuthError),
     /// A request of a kind that this member does not know.
     Unknown,
     /// Committed bytes that this member cannot read: it must not go on as if they were nothing.
@@ -49,6 +56,12 @@ pub enum ApplyError {
 impl From<MvccError> for ApplyError {
     fn from(error: MvccError) -> ApplyError {
         ApplyError::Mvcc(error)
+    }
+}
+
+impl From<AuthError> for ApplyError {
+    fn from(error: AuthError) -> ApplyError {
+        ApplyError::Auth(error)
     }
 }
 
@@ -81,6 +94,16 @@ pub enum Response {
     Alarm(pb::AlarmResponse),
     /// Members after a configuration change.
     Members(Vec<pb::Member>),
+    /// A change of users, roles or of whether they count; at this revision of the store.
+    AuthChanged {
+        revision: i64,
+    },
+    /// A login, known by this token if tokens are kept and not signed.
+    LoggedIn {
+        revision: i64,
+        token: Option<String>,
+        auth_revision: u64,
+    },
     /// An entry that nobody reads an answer of.
     None,
 }
@@ -101,12 +124,17 @@ pub struct Applier {
     pub lessor: Lessor,
     pub membership: Membership,
     pub alarms: Alarms,
+    pub auth: Auth,
+    /// For passwords that entries of etcd 3.4 carry in the clear.
+    pub bcrypt_cost: u32,
     /// Monotonic time of this member in milliseconds; only what the leader alone does depends on it.
     pub now_ms: u64,
     /// As all members must have it.
     pub max_learners: u64,
     consistent: (u64, u64),
     membership_changed: bool,
+    auth_changed: bool,
+    logins: Vec<AuthChanged>,
 }
 
 impl Applier {
@@ -115,6 +143,7 @@ impl Applier {
         lessor: Lessor,
         membership: Membership,
         alarms: Alarms,
+        auth: Auth,
         consistent_index: u64,
         term: u64,
     ) -> Applier {
@@ -123,10 +152,14 @@ impl Applier {
             lessor,
             membership,
             alarms,
+            auth,
+            bcrypt_cost: password::DEFAULT_COST,
             now_ms: 0,
             max_learners: MAX_LEARNERS,
             consistent: (consistent_index, term),
             membership_changed: true,
+            auth_changed: true,
+            logins: Vec::new(),
         }
     }
 
@@ -143,6 +176,7 @@ impl Applier {
     pub fn take_batch(&mut self, conf_state: Option<&raftpb::ConfState>) -> crate::backend::Batch {
         let (index, term) = self.consistent;
         let batch = self.store.batch();
+        self.auth.save_new(batch);
         if !(mutant::on(Mutant::A2) && index % 2 == 0) {
             let saved = index + u64::from(mutant::on(Mutant::A1));
             batch.put(Bucket::Meta, meta::CONSISTENT_INDEX, &saved.to_be_bytes());
@@ -241,8 +275,13 @@ impl Applier {
         self.store.settle(batch)
     }
 
-    fn request(&mut self, request: InternalRaftRequest, before: (u64, u64)) -> Applied {
+    fn request(&mut self, mut request: InternalRaftRequest, before: (u64, u64)) -> Applied {
         let id = request.header.as_ref().map_or(request.id, |header| header.id);
+        // Who asks counts for nothing while authentication is off.
+        let who = self.auth.is_enabled().then(|| auth::proposer(request.header.as_ref())).flatten();
+        let who = who.as_ref();
+        let is_common = request.put.is_some() || request.txn.is_some();
+        let auth_change = if is_common { None } else { AuthChange::take(&mut request) };
         let mut compaction = None;
         let reads_past = request.range.as_ref().is_some_and(|range| range.revision > 0)
             || request.txn.as_ref().is_some_and(txn::reads_past);
@@ -250,9 +289,9 @@ impl Applier {
             return Applied { id, result: Err(error.into()), conf_change: None, compaction: None };
         }
         let result = if let Some(put) = request.put {
-            self.put(put).map(Response::Put)
+            self.put(put, who).map(Response::Put)
         } else if let Some(txn) = request.txn {
-            self.txn(txn).map(Response::Txn)
+            self.txn(txn, who).map(Response::Txn)
         } else if let Some(range) = request.range {
             let mut write = self.store.write();
             write
@@ -260,7 +299,7 @@ impl Applier {
                 .map(|response| Response::Range(with_revision(response, write.revision())))
                 .map_err(Into::into)
         } else if let Some(delete) = request.delete_range {
-            self.delete_range(delete).map(Response::DeleteRange)
+            self.delete_range(delete, who).map(Response::DeleteRange)
         } else if let Some(compact) = request.compaction {
             match self.alarms.is_raised(AlarmType::Corrupt) {
                 true => Err(ApplyError::Corrupt),
@@ -272,10 +311,11 @@ impl Applier {
         } else if let Some(grant) = request.lease_grant {
             self.lease_grant(&grant).map(Response::LeaseGrant)
         } else if let Some(revoke) = request.lease_revoke {
-            self.lease_revoke(revoke.id).map(Response::LeaseRevoke)
+            self.lease_revoke(revoke.id, who).map(Response::LeaseRevoke)
         } else if let Some(checkpoint) = request.lease_checkpoint {
             for lease in checkpoint.checkpoints {
-                let persist = self.persist_checkpoints();
+                // Members below 3.6 do not persist the remaining TTL, and all must hold the same.
+                let persist = self.all_are_new();
                 self.lessor.checkpoint(lease.id, lease.remaining_ttl, persist, self.now_ms);
             }
             Ok(Response::None)
@@ -295,6 +335,8 @@ impl Applier {
         } else if let Some(attributes) = request.cluster_member_attr_set {
             self.member_attributes(attributes);
             Ok(Response::None)
+        } else if let Some(change) = auth_change {
+            self.auth_change(change, who)
         } else {
             Err(ApplyError::Unknown)
         };
@@ -339,8 +381,8 @@ impl Applier {
         Applied { id: request.id, result: Ok(Response::None), conf_change: None, compaction: None }
     }
 
-    /// Members below 3.6 do not persist the remaining TTL, and all must hold the same.
-    fn persist_checkpoints(&self) -> bool {
+    /// Whether all members follow the rules of 3.6.
+    fn all_are_new(&self) -> bool {
         let number = |part: Option<&str>| part.and_then(|it| it.parse::<u64>().ok()).unwrap_or(0);
         self.membership.version().is_some_and(|version| {
             let mut parts = version.split('.');
@@ -370,10 +412,15 @@ impl Applier {
     }
 
     /// Deletes all keys of the lease in one revision.
-    fn lease_revoke(&mut self, id: i64) -> Result<pb::LeaseRevokeResponse, ApplyError> {
+    fn lease_revoke(
+        &mut self,
+        id: i64,
+        who: Option<&Identity>,
+    ) -> Result<pb::LeaseRevokeResponse, ApplyError> {
         if self.alarms.is_raised(AlarmType::Corrupt) {
             return Err(ApplyError::Corrupt);
         }
+        self.permit(who, |auth, asking| auth.check_lease(asking, id))?;
         let mut keys = self.lessor.revoke(id)?;
         if mutant::on(Mutant::A6) && !keys.is_empty() {
             let first = self.now_ms as usize % keys.len();

@@ -45,6 +45,11 @@ pub const DEFAULT_NAME: &str = "default";
 /// Budget for cached values when `--value-cache-bytes` is 0.
 pub const DEFAULT_VALUE_CACHE_BYTES: u64 = 256 << 20;
 
+const BCRYPT_COSTS: std::ops::RangeInclusive<u64> = 4..=31;
+const DEFAULT_BCRYPT_COST: u32 = 10;
+const DEFAULT_TOKEN_TTL_SECONDS: u64 = 300;
+/// A century, which no token outlives.
+const MAX_TOKEN_TTL_SECONDS: u64 = 100 * 365 * 24 * 3600;
 const MAX_ELECTION_TIMEOUT_MS: u64 = 50_000;
 const RECOMMENDED_MAX_REQUEST_BYTES: u64 = 10 << 20;
 const MIN_RAFT_IO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -158,6 +163,13 @@ pub struct Config {
     /// Host names accepted in plaintext HTTP requests; `*` or none accepts all.
     pub host_whitelist: Vec<String>,
 
+    /// `simple`, `jwt` with options, or empty for none; the server reads it when it starts.
+    pub auth_token: String,
+    /// As given; see [`Config::effective_bcrypt_cost`].
+    pub bcrypt_cost: u64,
+    /// Seconds; see [`Config::simple_token_ttl`].
+    pub auth_token_ttl_seconds: u64,
+
     /// `basic` or `extensive`.
     pub metrics: String,
     pub listen_metrics_urls: Vec<Url>,
@@ -245,6 +257,9 @@ impl Default for Config {
             tls_max_version: String::new(),
             cors: vec!["*".into()],
             host_whitelist: vec!["*".into()],
+            auth_token: "simple".into(),
+            bcrypt_cost: DEFAULT_BCRYPT_COST.into(),
+            auth_token_ttl_seconds: DEFAULT_TOKEN_TTL_SECONDS,
             metrics: "basic".into(),
             listen_metrics_urls: Vec::new(),
             logger: "zap".into(),
@@ -367,6 +382,12 @@ impl Config {
                 "LeaseCheckpointPersist",
             ));
         }
+        if !BCRYPT_COSTS.contains(&self.bcrypt_cost) {
+            advice.push(Warning::new(
+                "use default bcrypt cost instead of the invalid given cost",
+                format!("--bcrypt-cost={} (4 to 31 are possible)", self.bcrypt_cost),
+            ));
+        }
         if self.unsafe_no_fsync {
             advice.push(Warning::new("acknowledged writes may be lost in a crash", "--unsafe-no-fsync"));
         }
@@ -449,6 +470,23 @@ impl Config {
 
     pub fn value_cache_budget_bytes(&self) -> u64 {
         if self.value_cache_bytes == 0 { DEFAULT_VALUE_CACHE_BYTES } else { self.value_cache_bytes }
+    }
+
+    /// How dear a password hash is; the default where what was given is impossible, as in etcd.
+    pub fn effective_bcrypt_cost(&self) -> u32 {
+        match BCRYPT_COSTS.contains(&self.bcrypt_cost) {
+            true => self.bcrypt_cost as u32,
+            false => DEFAULT_BCRYPT_COST,
+        }
+    }
+
+    /// How long a simple token lives after its last use.
+    pub fn simple_token_ttl(&self) -> Duration {
+        let seconds = match self.auth_token_ttl_seconds {
+            0 => DEFAULT_TOKEN_TTL_SECONDS,
+            seconds => seconds.min(MAX_TOKEN_TTL_SECONDS),
+        };
+        Duration::from_secs(seconds)
     }
 
     pub fn compaction_batch_revisions(&self) -> u64 {

@@ -8,7 +8,7 @@
 //! | 5 | `apply`: committed entries to state |
 //! | 4 | `watch`, `peer` |
 //! | 3 | `mvcc` |
-//! | 2 | `lease`, `membership` |
+//! | 2 | `lease`, `membership`, `auth` |
 //! | 1 | `raft`, `wal`, `snap`, `backend`, `tls` |
 //! | 0 | `config`, `log`, `disk`, `ids`, `mutant` |
 
@@ -16,6 +16,7 @@
 
 pub mod api;
 pub mod apply;
+pub mod auth;
 pub mod backend;
 pub mod config;
 pub mod disk;

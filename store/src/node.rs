@@ -20,6 +20,7 @@ pub mod fatal;
 pub mod handler;
 pub mod lane;
 pub mod leader;
+pub mod logins;
 pub mod mailbox;
 pub mod metrics;
 pub mod part;
@@ -45,6 +46,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::{
     apply::{ApplyError, Response},
+    auth::{AuthError, Identity},
     backend::{BackendError, Bucket, Read},
     config::Config,
     ids::RequestIds,
@@ -58,6 +60,7 @@ use apply_loop::{Inbox, LeaseQuery, Published};
 use clock::Clock;
 use fatal::Fatal;
 use lane::Lane;
+use logins::Logins;
 use mailbox::Sender;
 use metrics::Metrics;
 use proposal::Operation;
@@ -101,6 +104,12 @@ impl From<ApplyError> for RequestError {
     }
 }
 
+impl From<AuthError> for RequestError {
+    fn from(error: AuthError) -> RequestError {
+        RequestError::Apply(ApplyError::Auth(error))
+    }
+}
+
 impl From<MvccError> for RequestError {
     fn from(error: MvccError) -> RequestError {
         RequestError::Apply(ApplyError::Mvcc(error))
@@ -116,6 +125,7 @@ pub struct Node {
     pub published: Arc<Published>,
     pub metrics: Arc<Metrics>,
     pub fatal: Arc<Fatal>,
+    pub logins: Logins,
     pub(crate) waits: Arc<Waits>,
     pub ids: Arc<RequestIds>,
     pub(crate) raft: Sender<raft_loop::Input>,
@@ -146,24 +156,37 @@ impl Node {
         }
     }
 
-    /// Puts a request through the log; returns once it was applied here.
-    ///
-    /// Encoded before the first wait: what waits for the answer is small.
+    /// Puts a request of nobody in particular through the log; returns once it was applied here.
     pub fn propose<O: Operation>(
         &self,
         operation: O,
-    ) -> impl Future<Output = Result<Response, RequestError>> + Send + '_ {
-        let encoded = self.encode(&operation);
+    ) -> impl Future<Output = Result<Response, RequestError>> + Send + use<'_, O> {
+        self.propose_as(None, operation)
+    }
+
+    /// Puts a request of a user through the log; returns once it was applied here.
+    ///
+    /// Encoded before the first wait: what waits for the answer is small.
+    pub fn propose_as<'a, O: Operation>(
+        &'a self,
+        who: Option<&Identity>,
+        operation: O,
+    ) -> impl Future<Output = Result<Response, RequestError>> + Send + use<'a, O> {
+        let encoded = self.encode(who, &operation);
         async move {
             let (id, entry) = encoded?;
             self.wait_for(id, entry).await
         }
     }
 
-    fn encode(&self, operation: &impl Operation) -> Result<(u64, raftpb::Entry), RequestError> {
+    fn encode(
+        &self,
+        who: Option<&Identity>,
+        operation: &impl Operation,
+    ) -> Result<(u64, raftpb::Entry), RequestError> {
         self.check_load()?;
         let id = self.ids.next();
-        let data = self.check_size(proposal::encode(id, operation))?;
+        let data = self.check_size(proposal::encode(id, who, operation))?;
         Ok((id, raftpb::Entry { data: Some(data.into()), ..Default::default() }))
     }
 
@@ -542,6 +565,18 @@ impl Node {
         let (answer, leases) = oneshot::channel();
         self.query(LeaseQuery::List { answer })?;
         leases.await.map_err(|_| RequestError::Stopped)
+    }
+
+    /// All leases, and all keys attached to any of them.
+    pub async fn leases_with_keys(&self) -> Result<(Vec<i64>, Vec<bytes::Bytes>), RequestError> {
+        let (answer, leases) = oneshot::channel();
+        self.query(LeaseQuery::ListWithKeys { answer })?;
+        leases.await.map_err(|_| RequestError::Stopped)
+    }
+
+    /// The keys of a lease as this member knows them; none if it knows no such lease.
+    pub async fn lease_keys(&self, id: i64) -> Result<Vec<bytes::Bytes>, RequestError> {
+        Ok(self.local_time_to_live(id, true).await?.1)
     }
 
     /// An ID for a lease whose client leaves the choice to the server: positive.

@@ -11,6 +11,7 @@ pub mod bootstrap;
 mod force;
 pub mod join;
 mod takeover;
+mod tokens;
 
 use std::{
     io,
@@ -38,7 +39,9 @@ use crate::{
         corruption,
         fatal::{End, Fatal},
         handler::PeerHandler,
-        leader, mailbox, part, raft_loop,
+        leader,
+        logins::Provider,
+        mailbox, part, raft_loop,
         transport::Peers,
         wal_loop,
     },
@@ -103,10 +106,11 @@ impl Server {
             let sides = Sides::load(&config).map_err(|error| StartError(error.0))?;
             Listeners::open(&config, sides)?
         };
+        let provider = tokens::provider(&config)?;
         let disk: Arc<dyn disk::Disk> = Arc::new(disk::Os);
         let joined = Server::arrive(&config, &*disk, &runtime, &listeners.connect)?;
         let found = bootstrap::bootstrap(&config, joined.as_ref(), disk.clone())?;
-        let server = Server::assemble(config, disk, found, runtime, listeners)?;
+        let server = Server::assemble(config, disk, found, runtime, listeners, provider)?;
         for member in joined.iter().flat_map(|it| &it.members) {
             // Their messages may come before the log that makes them members.
             let _ = server.node.transport().map(|it| it.add_remote(member.id, &member.peer_urls));
@@ -140,6 +144,7 @@ impl Server {
         found: Found,
         runtime: tokio::runtime::Runtime,
         listeners: Listeners,
+        provider: Provider,
     ) -> Result<Server, StartError> {
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_millis() as u64);
         let (id, cluster_id) = (found.id, found.cluster_id);
@@ -194,6 +199,7 @@ impl Server {
         };
         let (node, mut parts) = build::build(&config, found, joints, links).map_err(failed("raft"))?;
         let _ = handler.node.set(Arc::downgrade(&node));
+        let _ = node.logins.provider.set(provider);
         let mut threads = Vec::new();
         if !config.unsafe_no_fsync {
             let (ahead, fatal) = (parts.wal.wal.ahead().clone(), node.fatal.clone());

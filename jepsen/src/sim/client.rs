@@ -20,7 +20,7 @@ use oracle::{
 use proto::etcdserverpb as pb;
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 use store::{
-    api::{kv, lease},
+    api::{caller::Caller, kv, lease},
     node::Node,
 };
 use tonic::Status;
@@ -142,45 +142,48 @@ impl Client {
     ) {
         let asked = node.clone();
         let node = node.clone();
-        let call: Call = match &request {
-            Request::Put(put) => {
-                let put = book.put(put);
-                Box::pin(async move { kv::put(&node, put).await })
-            }
-            Request::Delete(delete) => {
-                let delete = book.delete(delete);
-                Box::pin(async move { kv::delete_range(&node, delete).await })
-            }
-            Request::Range(range) => {
-                let range = book.range(range);
-                Box::pin(async move { kv::range(&node, range).await })
-            }
-            Request::Txn(txn) => {
-                let txn = book.txn(txn);
-                Box::pin(async move { kv::txn(&node, txn).await })
-            }
-            Request::Compact { revision } => {
-                let request = pb::CompactionRequest { revision: *revision, physical: false };
-                Box::pin(async move { kv::compact(&node, request).await })
-            }
-            Request::Grant { lease, ttl_seconds } => {
-                let request = pb::LeaseGrantRequest { id: *lease, ttl: *ttl_seconds };
-                Box::pin(async move { lease::grant(&node, request).await })
-            }
-            Request::Revoke { lease } => {
-                let request = pb::LeaseRevokeRequest { id: *lease };
-                Box::pin(async move { lease::revoke(&node, request).await })
-            }
-            Request::KeepAlive { lease } => {
-                let id = *lease;
-                Box::pin(async move { lease::renew(&node, id).await })
-            }
-            Request::TimeToLive { lease, keys } => {
-                let request = pb::LeaseTimeToLiveRequest { id: *lease, keys: *keys };
-                Box::pin(async move { lease::time_to_live(&node, request).await })
-            }
-            Request::Leases => Box::pin(async move { lease::leases(&node, pb::LeaseLeasesRequest {}).await }),
-        };
+        let call: Call =
+            match &request {
+                Request::Put(put) => {
+                    let put = book.put(put);
+                    Box::pin(async move { kv::put(&node, &Caller::default(), put).await })
+                }
+                Request::Delete(delete) => {
+                    let delete = book.delete(delete);
+                    Box::pin(async move { kv::delete_range(&node, &Caller::default(), delete).await })
+                }
+                Request::Range(range) => {
+                    let range = book.range(range);
+                    Box::pin(async move { kv::range(&node, &Caller::default(), range).await })
+                }
+                Request::Txn(txn) => {
+                    let txn = book.txn(txn);
+                    Box::pin(async move { kv::txn(&node, &Caller::default(), txn).await })
+                }
+                Request::Compact { revision } => {
+                    let request = pb::CompactionRequest { revision: *revision, physical: false };
+                    Box::pin(async move { kv::compact(&node, &Caller::default(), request).await })
+                }
+                Request::Grant { lease, ttl_seconds } => {
+                    let request = pb::LeaseGrantRequest { id: *lease, ttl: *ttl_seconds };
+                    Box::pin(async move { lease::grant(&node, &Caller::default(), request).await })
+                }
+                Request::Revoke { lease } => {
+                    let request = pb::LeaseRevokeRequest { id: *lease };
+                    Box::pin(async move { lease::revoke(&node, &Caller::default(), request).await })
+                }
+                Request::KeepAlive { lease } => {
+                    let id = *lease;
+                    Box::pin(async move { lease::renew(&node, &Caller::default(), id).await })
+                }
+                Request::TimeToLive { lease, keys } => {
+                    let request = pb::LeaseTimeToLiveRequest { id: *lease, keys: *keys };
+                    Box::pin(async move { lease::time_to_live(&node, &Caller::default(), request).await })
+                }
+                Request::Leases => Box::pin(async move {
+                    lease::leases(&node, &Caller::default(), pb::LeaseLeasesRequest {}).await
+                }),
+            };
         self.serial += 1;
         self.called.0.store(true, Ordering::Relaxed);
         self.pending =

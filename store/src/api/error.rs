@@ -4,7 +4,9 @@
 
 use tonic::{Code, Status};
 
-use crate::{apply::ApplyError, membership::ChangeError, mvcc::MvccError, node::RequestError};
+use crate::{
+    apply::ApplyError, auth::AuthError, membership::ChangeError, mvcc::MvccError, node::RequestError,
+};
 
 macro_rules! errors {
     ($($name:ident = $code:ident, $text:literal;)*) => {$(
@@ -60,6 +62,27 @@ errors! {
     corrupt = DataLoss, "etcdserver: corrupt cluster";
     not_supported_for_learner = FailedPrecondition, "etcdserver: rpc not supported for learner";
     bad_leader_transferee = FailedPrecondition, "etcdserver: bad leader transferee";
+    root_user_not_exist = FailedPrecondition, "etcdserver: root user does not exist";
+    root_role_not_exist = FailedPrecondition, "etcdserver: root user does not have root role";
+    user_already_exist = FailedPrecondition, "etcdserver: user name already exists";
+    user_empty = InvalidArgument, "etcdserver: user name is empty";
+    user_not_found = FailedPrecondition, "etcdserver: user name not found";
+    role_already_exist = FailedPrecondition, "etcdserver: role name already exists";
+    role_not_found = FailedPrecondition, "etcdserver: role name not found";
+    role_empty = InvalidArgument, "etcdserver: role name is empty";
+    auth_failed = InvalidArgument, "etcdserver: authentication failed, invalid user ID or password";
+    permission_not_given = InvalidArgument, "etcdserver: permission not given";
+    permission_denied = PermissionDenied, "etcdserver: permission denied";
+    role_not_granted = FailedPrecondition, "etcdserver: role is not granted to the user";
+    permission_not_granted = FailedPrecondition, "etcdserver: permission is not granted to the role";
+    auth_not_enabled = FailedPrecondition, "etcdserver: authentication is not enabled";
+    invalid_auth_token = Unauthenticated, "etcdserver: invalid auth token";
+    invalid_auth_management = InvalidArgument, "etcdserver: invalid auth management";
+    auth_old_revision = InvalidArgument, "etcdserver: revision of auth store is old";
+    // The rest has no code in etcd.
+    no_password_user = Unknown, "auth: authentication failed, password was given for no password user";
+    verify_only = Unknown, "auth: token signing attempted with verify-only key";
+    password_too_long = Unknown, "bcrypt: password length exceeds 72 bytes";
     too_many_streams = ResourceExhausted, "etcdserver: too many watch streams";
 }
 
@@ -84,6 +107,7 @@ impl From<ApplyError> for Status {
             ApplyError::NoSpace => no_space(),
             ApplyError::Corrupt => corrupt(),
             ApplyError::Membership(error) => error.into(),
+            ApplyError::Auth(error) => error.into(),
             ApplyError::Undecodable => Status::new(Code::Unknown, "etcdserver: malformed entry"),
             ApplyError::Unknown => Status::new(Code::Unknown, "etcdserver: unknown method"),
         }
@@ -101,6 +125,33 @@ impl From<ChangeError> for Status {
             ChangeError::Malformed => {
                 Status::new(Code::Unknown, "membership: malformed configuration change")
             }
+        }
+    }
+}
+
+impl From<AuthError> for Status {
+    fn from(error: AuthError) -> Status {
+        match error {
+            AuthError::RootUserNotExist => root_user_not_exist(),
+            AuthError::RootRoleNotExist => root_role_not_exist(),
+            AuthError::UserAlreadyExist => user_already_exist(),
+            AuthError::UserEmpty => user_empty(),
+            AuthError::UserNotFound => user_not_found(),
+            AuthError::RoleAlreadyExist => role_already_exist(),
+            AuthError::RoleNotFound => role_not_found(),
+            AuthError::RoleEmpty => role_empty(),
+            AuthError::PermissionNotGiven => permission_not_given(),
+            AuthError::Failed => auth_failed(),
+            AuthError::NoPasswordUser => no_password_user(),
+            AuthError::PermissionDenied => permission_denied(),
+            AuthError::RoleNotGranted => role_not_granted(),
+            AuthError::PermissionNotGranted => permission_not_granted(),
+            AuthError::NotEnabled => auth_not_enabled(),
+            AuthError::OldRevision => auth_old_revision(),
+            AuthError::InvalidToken => invalid_auth_token(),
+            AuthError::InvalidManagement => invalid_auth_management(),
+            AuthError::VerifyOnly => verify_only(),
+            AuthError::PasswordTooLong => password_too_long(),
         }
     }
 }

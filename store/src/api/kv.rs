@@ -15,12 +15,14 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::{
+    caller::{Caller, Permit},
     check, error,
     grpc::{self, Body},
     router::Context,
 };
 use crate::{
     apply::{self, txn},
+    auth::{Access, Auth, Identity, request::Asking},
     mutant::{self, Mutant},
     mvcc::{Range, ReadTxn, View, encode},
     node::Node,
@@ -40,11 +42,15 @@ async fn view(node: &Node, serializable: bool) -> Result<Arc<View>, Status> {
     Ok(node.view().await?)
 }
 
-pub async fn range(node: &Arc<Node>, request: pb::RangeRequest) -> Result<Bytes, Status> {
+pub async fn range(node: &Arc<Node>, caller: &Caller, request: pb::RangeRequest) -> Result<Bytes, Status> {
     check::range(&request)?;
     node.metrics.ranges.fetch_add(1, Ordering::Relaxed);
     let view = view(node, request.serializable).await?;
+    let permit = caller
+        .permit(node, |auth, who| auth.check(who, Access::Read, &request.key, &request.range_end))
+        .await?;
     let range = read(node, request, &view).await?;
+    permit.holds(node)?;
     Ok(frame(node, &view, &range))
 }
 
@@ -97,11 +103,15 @@ fn frame(node: &Node, view: &View, range: &Range) -> Bytes {
     })
 }
 
-pub async fn put(node: &Arc<Node>, request: pb::PutRequest) -> Result<Bytes, Status> {
+pub async fn put(node: &Arc<Node>, caller: &Caller, request: pb::PutRequest) -> Result<Bytes, Status> {
     check::put(&request)?;
     within_quota(node, put_cost(&request)).await?;
     node.metrics.puts.fetch_add(1, Ordering::Relaxed);
-    match node.propose(request).await? {
+    let proposed = {
+        let who = caller.identity(node).await?;
+        node.propose_as(who.as_ref(), request)
+    };
+    match proposed.await? {
         apply::Response::Put(mut response) => {
             complete(node, &mut response.header);
             Ok(grpc::frame(&response))
@@ -110,10 +120,15 @@ pub async fn put(node: &Arc<Node>, request: pb::PutRequest) -> Result<Bytes, Sta
     }
 }
 
-pub async fn delete_range(node: &Arc<Node>, request: pb::DeleteRangeRequest) -> Result<Bytes, Status> {
+pub async fn delete_range(
+    node: &Arc<Node>,
+    caller: &Caller,
+    request: pb::DeleteRangeRequest,
+) -> Result<Bytes, Status> {
     check::delete_range(&request)?;
     node.metrics.deletes.fetch_add(1, Ordering::Relaxed);
-    match node.propose(request).await? {
+    let who = caller.identity(node).await?;
+    match node.propose_as(who.as_ref(), request).await? {
         apply::Response::DeleteRange(mut response) => {
             complete(node, &mut response.header);
             Ok(grpc::frame(&response))
@@ -122,14 +137,15 @@ pub async fn delete_range(node: &Arc<Node>, request: pb::DeleteRangeRequest) -> 
     }
 }
 
-pub async fn txn(node: &Arc<Node>, request: pb::TxnRequest) -> Result<Bytes, Status> {
+pub async fn txn(node: &Arc<Node>, caller: &Caller, request: pb::TxnRequest) -> Result<Bytes, Status> {
     check::txn(&request, node.config.max_txn_ops as usize)?;
     node.metrics.txns.fetch_add(1, Ordering::Relaxed);
     if txn::reads_only(&request) {
-        return read_txn(node, request).await;
+        return read_txn(node, caller, request).await;
     }
     within_quota(node, txn_cost(&request)).await?;
-    match node.propose(request).await? {
+    let who = caller.identity(node).await?;
+    match node.propose_as(who.as_ref(), request).await? {
         apply::Response::Txn(mut response) => {
             complete(node, &mut response.header);
             Ok(grpc::frame(&response))
@@ -138,7 +154,7 @@ pub async fn txn(node: &Arc<Node>, request: pb::TxnRequest) -> Result<Bytes, Sta
     }
 }
 
-async fn read_txn(node: &Arc<Node>, request: pb::TxnRequest) -> Result<Bytes, Status> {
+async fn read_txn(node: &Arc<Node>, caller: &Caller, request: pb::TxnRequest) -> Result<Bytes, Status> {
     let ranges = || {
         request.success.iter().chain(&request.failure).filter_map(|op| match &op.request {
             Some(Request::RequestRange(range)) => Some(range),
@@ -147,6 +163,12 @@ async fn read_txn(node: &Arc<Node>, request: pb::TxnRequest) -> Result<Bytes, St
     };
     let serializable = ranges().all(|range| range.serializable);
     let view = view(node, serializable).await?;
+    let check_txn = |auth: &Auth, who: Option<&Identity>| {
+        // It attaches nothing to leases.
+        let asking = Asking { who, lease_keys: &|_| Vec::new(), root_at_once: true };
+        auth.check_txn(&asking, &request)
+    };
+    let permit = caller.permit(node, check_txn).await?;
     let oldest_needed = ranges().filter(|range| node.reader.needs_history(range.revision, &view));
     if let Some(revision) = oldest_needed.map(|range| range.revision.min(view.revision)).max() {
         node.history(revision).await?;
@@ -154,13 +176,19 @@ async fn read_txn(node: &Arc<Node>, request: pb::TxnRequest) -> Result<Bytes, St
     let (reader, at) = (node.reader.clone(), view.clone());
     let execute = move || txn::read_only(&mut ReadTxn { reader: &reader, view: &at }, request);
     let mut response = node.runtime.work(execute).await.ok_or_else(error::stopped)?.map_err(Status::from)?;
+    permit.holds(node)?;
     complete(node, &mut response.header);
     Ok(grpc::frame(&response))
 }
 
-pub async fn compact(node: &Arc<Node>, request: pb::CompactionRequest) -> Result<Bytes, Status> {
+pub async fn compact(
+    node: &Arc<Node>,
+    caller: &Caller,
+    request: pb::CompactionRequest,
+) -> Result<Bytes, Status> {
     let pb::CompactionRequest { revision, physical } = request;
-    match node.propose(request).await? {
+    let who = caller.identity(node).await?;
+    match node.propose_as(who.as_ref(), request).await? {
         apply::Response::Compaction(mut response) => {
             if physical {
                 node.compacted(revision).await?;
@@ -224,7 +252,11 @@ pub async fn within_quota(node: &Arc<Node>, cost: u64) -> Result<(), Status> {
 const FIRST_CHUNK: i64 = 10;
 
 /// A range in chunks, all of one revision. Only the last message has header, `more` and `count`.
-pub async fn range_stream(context: Context, request: pb::RangeRequest) -> Result<Response<Body>, Status> {
+pub async fn range_stream(
+    context: Context,
+    caller: &Caller,
+    request: pb::RangeRequest,
+) -> Result<Response<Body>, Status> {
     check::range(&request)?;
     let custom_order =
         request.sort_order == SortOrder::Descend as i32 || request.sort_target != SortTarget::Key as i32;
@@ -240,9 +272,12 @@ pub async fn range_stream(context: Context, request: pb::RangeRequest) -> Result
     }
     let node = context.node.clone();
     let view = view(&node, request.serializable).await?;
+    let permit = caller
+        .permit(&node, |auth, who| auth.check(who, Access::Read, &request.key, &request.range_end))
+        .await?;
     let (sender, frames) = mpsc::channel(2);
     tokio::spawn(async move {
-        if let Err(status) = send_chunks(&node, request, &view, &sender).await {
+        if let Err(status) = send_chunks(&node, request, &view, &permit, &sender).await {
             let _ = sender.send(Err(status)).await;
         }
     });
@@ -253,6 +288,7 @@ async fn send_chunks(
     node: &Arc<Node>,
     mut request: pb::RangeRequest,
     view: &Arc<View>,
+    permit: &Permit,
     sender: &mpsc::Sender<Result<Bytes, Status>>,
 ) -> Result<(), Status> {
     // Every chunk is read at the view, so that the whole is one moment; only the first asks for the count.
@@ -268,6 +304,7 @@ async fn send_chunks(
     while !request.count_only && sent < wanted {
         request.limit = chunk.min(wanted - sent);
         let range = read(node, request.clone(), view).await?;
+        permit.holds(node)?;
         let response = pb::RangeResponse::decode(range.kvs.as_slice())
             .map_err(|error| Status::internal(format!("malformed key-values: {error}")))?;
         let Some(last) = response.kvs.last() else { break };

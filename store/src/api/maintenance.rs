@@ -11,6 +11,7 @@ use proto::{
 use tonic::{Code, Status};
 
 use super::{
+    caller::Caller,
     error,
     grpc::{self, Body, Requests},
     kv,
@@ -59,14 +60,17 @@ pub async fn status(node: &Arc<Node>, _: pb::StatusRequest) -> Result<Bytes, Sta
     }))
 }
 
-pub async fn alarm(node: &Arc<Node>, request: pb::AlarmRequest) -> Result<Bytes, Status> {
+pub async fn alarm(node: &Arc<Node>, caller: &Caller, request: pb::AlarmRequest) -> Result<Bytes, Status> {
     if request.action == AlarmAction::Get as i32 {
+        caller.permit_user(node).await?;
         let kind = AlarmType::try_from(request.alarm).unwrap_or(AlarmType::None);
         let alarms = node.published.alarms.load().list(kind);
         let header = Some(node.header(node.reader.revision()));
         return Ok(grpc::frame(&pb::AlarmResponse { header, alarms }));
     }
-    match node.propose(request).await? {
+    caller.permit_root(node).await?;
+    let who = caller.identity(node).await?;
+    match node.propose_as(who.as_ref(), request).await? {
         apply::Response::Alarm(mut response) => {
             kv::complete(node, &mut response.header);
             Ok(grpc::frame(&response))

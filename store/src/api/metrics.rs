@@ -141,6 +141,16 @@ fn server(page: &mut Page, node: &Node) {
         );
     }
     page.gauge(
+        "etcd_debugging_auth_revision",
+        "The current revision of auth store.",
+        node.published.auth.load().revision(),
+    );
+    page.gauge(
+        "keelson_simple_tokens",
+        "Simple tokens of logged-in users that this member knows.",
+        node.published.tokens.lock().len(),
+    );
+    page.gauge(
         "keelson_apply_backlog_bytes",
         "Bytes applied and not yet written to the backend.",
         load(&status.backlog_bytes),

@@ -1,7 +1,7 @@
 //! The table of RPCs: path to handler, with the counters that every RPC has.
 //!
 //! A method that is not in the table is answered as gRPC answers unknown ones. Every call passes `admit`: leader
-//! required, and the restrictions of learners.
+//! required, and the restrictions of learners; and then the rule that `caller` has for its method.
 
 use std::sync::{
     Arc,
@@ -15,6 +15,8 @@ use proto::{etcdserverpb as pb, grpc::health::v1 as health};
 use tonic::{Code, Status};
 
 use super::{
+    auth,
+    caller::{self, Caller},
     cluster, error,
     grpc::{self, Body, Requests},
     kv, lease, maintenance,
@@ -86,6 +88,23 @@ methods! {
     Snapshot = ServerStream "etcdserverpb.Maintenance" "Snapshot";
     MoveLeader = Unary "etcdserverpb.Maintenance" "MoveLeader";
     Downgrade = Unary "etcdserverpb.Maintenance" "Downgrade";
+    AuthEnable = Unary "etcdserverpb.Auth" "AuthEnable";
+    AuthDisable = Unary "etcdserverpb.Auth" "AuthDisable";
+    AuthStatus = Unary "etcdserverpb.Auth" "AuthStatus";
+    Authenticate = Unary "etcdserverpb.Auth" "Authenticate";
+    UserAdd = Unary "etcdserverpb.Auth" "UserAdd";
+    UserGet = Unary "etcdserverpb.Auth" "UserGet";
+    UserList = Unary "etcdserverpb.Auth" "UserList";
+    UserDelete = Unary "etcdserverpb.Auth" "UserDelete";
+    UserChangePassword = Unary "etcdserverpb.Auth" "UserChangePassword";
+    UserGrantRole = Unary "etcdserverpb.Auth" "UserGrantRole";
+    UserRevokeRole = Unary "etcdserverpb.Auth" "UserRevokeRole";
+    RoleAdd = Unary "etcdserverpb.Auth" "RoleAdd";
+    RoleGet = Unary "etcdserverpb.Auth" "RoleGet";
+    RoleList = Unary "etcdserverpb.Auth" "RoleList";
+    RoleDelete = Unary "etcdserverpb.Auth" "RoleDelete";
+    RoleGrantPermission = Unary "etcdserverpb.Auth" "RoleGrantPermission";
+    RoleRevokePermission = Unary "etcdserverpb.Auth" "RoleRevokePermission";
     HealthCheck = Unary "grpc.health.v1.Health" "Check";
     HealthWatch = ServerStream "grpc.health.v1.Health" "Watch";
 }
@@ -147,10 +166,12 @@ pub fn grpc(
     let method = Method::of(path).ok_or_else(|| unknown(path));
     let admitted =
         method.as_ref().map_or(Ok(false), |method| admit(&context.node, *method, request.headers()));
+    let caller =
+        method.as_ref().map(|method| Caller::of(context, *method, request.headers())).unwrap_or_default();
     let requests = Requests::new(request.into_body(), context.message_limit());
     async move {
         match method {
-            Ok(method) => call(method, context, admitted, requests).await,
+            Ok(method) => call(method, context, admitted, caller, requests).await,
             Err(status) => grpc::refuse(&status),
         }
     }
@@ -160,18 +181,23 @@ async fn call(
     method: Method,
     context: &Context,
     admitted: Result<bool, Status>,
+    caller: Caller,
     requests: Requests,
 ) -> Response<Body> {
     let counters = &context.counters;
     counters.started[method as usize].fetch_add(1, Ordering::Relaxed);
+    let admitted = match admitted {
+        Ok(needs_leader) => caller::admit(&context.node, method, &caller).await.map(|()| needs_leader),
+        Err(status) => Err(status),
+    };
     let answer = match (admitted, method) {
         (Err(status), _) => Err(status),
-        (Ok(needs_leader), Method::Watch) => watch::serve(context.clone(), requests, needs_leader),
-        (Ok(_), Method::LeaseKeepAlive) => Ok(lease::keep_alive(context.clone(), requests)),
-        (Ok(_), Method::RangeStream) => Box::pin(range_stream(context.clone(), requests)).await,
+        (Ok(needs_leader), Method::Watch) => watch::serve(context.clone(), caller, requests, needs_leader),
+        (Ok(_), Method::LeaseKeepAlive) => Ok(lease::keep_alive(context.clone(), caller, requests)),
+        (Ok(_), Method::RangeStream) => Box::pin(range_stream(context.clone(), &caller, requests)).await,
         (Ok(_), Method::Snapshot) => Box::pin(maintenance::snapshot(context.clone(), requests)).await,
         (Ok(_), Method::HealthWatch) => Box::pin(health_watch(context.clone(), requests)).await,
-        (Ok(_), _) => match unary(method, context, requests).await {
+        (Ok(_), _) => match unary(method, context, &caller, requests).await {
             Ok(frame) => {
                 counters.ended(method, Code::Ok);
                 counters.sent[method as usize].fetch_add(1, Ordering::Relaxed);
@@ -221,18 +247,23 @@ fn is_learner(node: &Node) -> bool {
     node.published.membership.load().get(node.id).is_some_and(|member| member.is_learner)
 }
 
-async fn unary(method: Method, context: &Context, requests: Requests) -> Result<Bytes, Status> {
+async fn unary(
+    method: Method,
+    context: &Context,
+    caller: &Caller,
+    requests: Requests,
+) -> Result<Bytes, Status> {
     let node = &context.node;
     let received = |bytes: usize| {
         context.counters.received[method as usize].fetch_add(1, Ordering::Relaxed);
         context.counters.received_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     };
     macro_rules! call {
-        ($request:ty, $handler:expr) => {{
+        ($request:ty, $handler:expr $(, $caller:ident)?) => {{
             let request: $request = requests.single().await?;
             received(prost::Message::encoded_len(&request) + grpc::HEADER);
             // Boxed: what waits for a put need not be as large as what waits for the rarest call.
-            Box::pin($handler(node, request)).await
+            Box::pin($handler(node, $($caller,)? request)).await
         }};
     }
     match method {
@@ -242,32 +273,53 @@ async fn unary(method: Method, context: &Context, requests: Requests) -> Result<
             if !request.serializable && is_learner(node) {
                 return Err(error::not_supported_for_learner());
             }
-            kv::range(node, request).await
+            kv::range(node, caller, request).await
         }
         Method::Put => {
             let request: pb::PutRequest = requests.single().await?;
             received(prost::Message::encoded_len(&request) + grpc::HEADER);
-            kv::put(node, request).await
+            kv::put(node, caller, request).await
         }
-        Method::DeleteRange => call!(pb::DeleteRangeRequest, kv::delete_range),
-        Method::Txn => call!(pb::TxnRequest, kv::txn),
-        Method::Compact => call!(pb::CompactionRequest, kv::compact),
-        Method::LeaseGrant => call!(pb::LeaseGrantRequest, lease::grant),
-        Method::LeaseRevoke => call!(pb::LeaseRevokeRequest, lease::revoke),
-        Method::LeaseTimeToLive => call!(pb::LeaseTimeToLiveRequest, lease::time_to_live),
-        Method::LeaseLeases => call!(pb::LeaseLeasesRequest, lease::leases),
+        Method::DeleteRange => call!(pb::DeleteRangeRequest, kv::delete_range, caller),
+        Method::Txn => call!(pb::TxnRequest, kv::txn, caller),
+        Method::Compact => call!(pb::CompactionRequest, kv::compact, caller),
+        Method::LeaseGrant => call!(pb::LeaseGrantRequest, lease::grant, caller),
+        Method::LeaseRevoke => call!(pb::LeaseRevokeRequest, lease::revoke, caller),
+        Method::LeaseTimeToLive => call!(pb::LeaseTimeToLiveRequest, lease::time_to_live, caller),
+        Method::LeaseLeases => call!(pb::LeaseLeasesRequest, lease::leases, caller),
         Method::MemberAdd => call!(pb::MemberAddRequest, cluster::member_add),
         Method::MemberRemove => call!(pb::MemberRemoveRequest, cluster::member_remove),
         Method::MemberUpdate => call!(pb::MemberUpdateRequest, cluster::member_update),
         Method::MemberPromote => call!(pb::MemberPromoteRequest, cluster::member_promote),
         Method::MemberList => call!(pb::MemberListRequest, cluster::member_list),
-        Method::Alarm => call!(pb::AlarmRequest, maintenance::alarm),
+        Method::Alarm => call!(pb::AlarmRequest, maintenance::alarm, caller),
         Method::Status => call!(pb::StatusRequest, maintenance::status),
         Method::Defragment => call!(pb::DefragmentRequest, maintenance::defragment),
         Method::Hash => call!(pb::HashRequest, maintenance::hash),
         Method::HashKv => call!(pb::HashKvRequest, maintenance::hash_kv),
         Method::MoveLeader => call!(pb::MoveLeaderRequest, maintenance::move_leader),
         Method::Downgrade => call!(pb::DowngradeRequest, maintenance::downgrade),
+        Method::AuthEnable => call!(pb::AuthEnableRequest, auth::change, caller),
+        Method::AuthDisable => call!(pb::AuthDisableRequest, auth::change, caller),
+        Method::AuthStatus => call!(pb::AuthStatusRequest, auth::status),
+        Method::Authenticate => call!(pb::AuthenticateRequest, auth::authenticate),
+        Method::UserAdd => call!(pb::AuthUserAddRequest, auth::user_add, caller),
+        Method::UserGet => call!(pb::AuthUserGetRequest, auth::user_get, caller),
+        Method::UserList => call!(pb::AuthUserListRequest, auth::user_list, caller),
+        Method::UserDelete => call!(pb::AuthUserDeleteRequest, auth::change, caller),
+        Method::UserChangePassword => {
+            call!(pb::AuthUserChangePasswordRequest, auth::user_change_password, caller)
+        }
+        Method::UserGrantRole => call!(pb::AuthUserGrantRoleRequest, auth::change, caller),
+        Method::UserRevokeRole => call!(pb::AuthUserRevokeRoleRequest, auth::change, caller),
+        Method::RoleAdd => call!(pb::AuthRoleAddRequest, auth::change, caller),
+        Method::RoleGet => call!(pb::AuthRoleGetRequest, auth::role_get, caller),
+        Method::RoleList => call!(pb::AuthRoleListRequest, auth::role_list, caller),
+        Method::RoleDelete => call!(pb::AuthRoleDeleteRequest, auth::change, caller),
+        Method::RoleGrantPermission => {
+            call!(pb::AuthRoleGrantPermissionRequest, auth::role_grant_permission, caller)
+        }
+        Method::RoleRevokePermission => call!(pb::AuthRoleRevokePermissionRequest, auth::change, caller),
         Method::HealthCheck => call!(health::HealthCheckRequest, health_check),
         Method::RangeStream
         | Method::Watch
@@ -277,8 +329,12 @@ async fn unary(method: Method, context: &Context, requests: Requests) -> Result<
     }
 }
 
-async fn range_stream(context: Context, requests: Requests) -> Result<Response<Body>, Status> {
-    kv::range_stream(context, requests.single().await?).await
+async fn range_stream(
+    context: Context,
+    caller: &Caller,
+    requests: Requests,
+) -> Result<Response<Body>, Status> {
+    kv::range_stream(context, caller, requests.single().await?).await
 }
 
 fn serving(node: &Node, service: &str) -> Result<health::HealthCheckResponse, Status> {

@@ -21,16 +21,22 @@ use bytes::Bytes;
 use http::Response;
 use parking_lot::Mutex;
 use prost::Message;
-use proto::{etcdserverpb as pb, mvccpb::KeyValue};
+use proto::{
+    etcdserverpb::{self as pb, watch_request::RequestUnion},
+    mvccpb::KeyValue,
+};
 use tokio::sync::Notify;
 use tonic::{Code, Status};
 
 use super::{
+    caller::Caller,
     error,
     grpc::{self, Body, Requests, Source},
     router::{Context, Counters, Method},
 };
 use crate::{
+    apply::ApplyError,
+    auth::{Access, AuthError},
     backend::{Backend, Bucket, Cursor, schema::Revision, schema::index},
     mutant::{self, Mutant},
     mvcc::{Event, EventKind, MvccError, encode, event},
@@ -202,6 +208,14 @@ impl Shard {
         }
         // Catching up is the shard's work.
         self.inbox.wake.notify_one();
+    }
+
+    /// A request for a watcher that the client may not have.
+    pub fn refuse(&self, stream: StreamId, create: &pb::WatchCreateRequest, reason: &str) {
+        let mut hub = self.hub.lock();
+        self.take_news(&mut hub);
+        hub.refuse(stream, create, reason);
+        self.wake_readable(&mut hub);
     }
 
     /// What the client is to get next, in gRPC frames; may end within one.
@@ -397,13 +411,18 @@ fn previous(
 }
 
 /// Opens a watch stream.
-pub fn serve(context: Context, requests: Requests, needs_leader: bool) -> Result<Response<Body>, Status> {
+pub fn serve(
+    context: Context,
+    caller: Caller,
+    requests: Requests,
+    needs_leader: bool,
+) -> Result<Response<Body>, Status> {
     let Context { node, counters, shard, .. } = context;
     if shard.streams.load(Ordering::Relaxed) as u64 >= node.config.max_watch_streams {
         return Err(error::too_many_streams());
     }
     let id = shard.open();
-    let stream = Arc::new(Stream { shard, id, ended: Mutex::new(None), counters });
+    let stream = Arc::new(Stream { shard, id, caller, ended: Mutex::new(None), counters });
     let reader = tokio::spawn(read_requests(Arc::downgrade(&stream), requests));
     let guard = needs_leader.then(|| tokio::spawn(end_without_leader(node, Arc::downgrade(&stream))));
     let tasks = [Some(reader), guard].into_iter().flatten().map(|task| task.abort_handle()).collect();
@@ -413,6 +432,7 @@ pub fn serve(context: Context, requests: Requests, needs_leader: bool) -> Result
 struct Stream {
     shard: Arc<Shard>,
     id: StreamId,
+    caller: Caller,
     /// Why the stream must end.
     ended: Mutex<Option<Status>>,
     counters: Arc<Counters>,
@@ -461,9 +481,38 @@ impl Stream {
         loop {
             let room = shard.room.notified();
             if shard.accepts(self.id) {
-                return shard.request(self.id, request);
+                break;
             }
             room.await;
+        }
+        if let Some(RequestUnion::CreateRequest(create)) = &request.request_union
+            && let Err(reason) = self.permit(create).await
+        {
+            return shard.refuse(self.id, create, reason);
+        }
+        shard.request(self.id, request);
+    }
+
+    /// Permission counts when a watcher is made, as in etcd: one that there is goes on, whatever is taken from its
+    /// user later, until the client or its connection ends it.
+    async fn permit(&self, create: &pb::WatchCreateRequest) -> Result<(), &'static str> {
+        // An empty key is the least there is.
+        let key = if create.key.is_empty() { &b"\0"[..] } else { &create.key[..] };
+        let permit = self
+            .caller
+            .permit(&self.shard.node, |auth, who| auth.check(who, Access::Read, key, &create.range_end));
+        match permit.await {
+            Ok(_) => Ok(()),
+            Err(RequestError::Apply(ApplyError::Auth(AuthError::InvalidToken))) => {
+                Err("rpc error: code = Unauthenticated desc = etcdserver: invalid auth token")
+            }
+            Err(RequestError::Apply(ApplyError::Auth(AuthError::OldRevision))) => {
+                Err("rpc error: code = InvalidArgument desc = etcdserver: revision of auth store is old")
+            }
+            Err(RequestError::Apply(ApplyError::Auth(AuthError::UserEmpty))) => {
+                Err("rpc error: code = InvalidArgument desc = etcdserver: user name is empty")
+            }
+            Err(_) => Err("rpc error: code = PermissionDenied desc = etcdserver: permission denied"),
         }
     }
 }

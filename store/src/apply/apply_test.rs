@@ -28,6 +28,7 @@ use super::{
     model::{self, Model, Outcome},
 };
 use crate::{
+    auth::Auth,
     backend::{Backend, Batch, Bucket, Read, memory::Memory, schema::Revision, schema::meta},
     lease::{self, Lessor},
     membership::Membership,
@@ -115,7 +116,8 @@ impl Member {
         }
         let membership = Membership::load(1, &*backend).unwrap();
         let alarms = Alarms::load(&*backend).unwrap();
-        let applier = Applier::new(store, lessor, membership, alarms, metadata.index, metadata.term);
+        let auth = Auth::load(&*backend).unwrap();
+        let applier = Applier::new(store, lessor, membership, alarms, auth, metadata.index, metadata.term);
         Member { applier, queue, saved_tree, jobs: jobs.into_iter().collect(), watched }
     }
 

@@ -14,14 +14,20 @@ use proto::etcdserverpb::{
 
 use super::{Applier, ApplyError, header, with_revision};
 use crate::{
+    auth::Identity,
     lease::Lessor,
     mutant::{self, Mutant},
     mvcc::{MvccError, State, Write, store::Previous, tree::KeyRange},
 };
 
 impl Applier {
-    pub(super) fn put(&mut self, request: pb::PutRequest) -> Result<pb::PutResponse, ApplyError> {
+    pub(super) fn put(
+        &mut self,
+        request: pb::PutRequest,
+        who: Option<&Identity>,
+    ) -> Result<pb::PutResponse, ApplyError> {
         self.writable(true)?;
+        self.permit(who, |auth, asking| auth.check_put(asking, &request))?;
         let mut write = self.store.write();
         check_put(&write, &self.lessor, &request)?;
         let mut response = put(&mut write, &mut self.lessor, request)?;
@@ -32,18 +38,25 @@ impl Applier {
     pub(super) fn delete_range(
         &mut self,
         request: pb::DeleteRangeRequest,
+        who: Option<&Identity>,
     ) -> Result<pb::DeleteRangeResponse, ApplyError> {
         self.writable(false)?;
+        self.permit(who, |auth, asking| auth.check_delete(asking, &request))?;
         let mut write = self.store.write();
         let mut response = delete_range(&mut write, &mut self.lessor, &request)?;
         response.header = header(write.end());
         Ok(response)
     }
 
-    pub(super) fn txn(&mut self, request: TxnRequest) -> Result<pb::TxnResponse, ApplyError> {
+    pub(super) fn txn(
+        &mut self,
+        request: TxnRequest,
+        who: Option<&Identity>,
+    ) -> Result<pb::TxnResponse, ApplyError> {
         if writes(&request) {
             self.writable(puts(&request))?;
         }
+        self.permit(who, |auth, asking| auth.check_txn(asking, &request))?;
         let mut write = self.store.write();
         let mut path = Vec::new();
         choose(&mut write, &request, &mut path)?;

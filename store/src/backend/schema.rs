@@ -13,6 +13,10 @@
 //! | members | lower hex ID | member JSON |
 //! | members_removed | lower hex ID | `removed` |
 //! | cluster | clusterVersion, downgrade | e.g. `3.5.0`; JSON |
+//! | auth | authEnabled | 1 byte: 0 or 1 |
+//! | auth | authRevision | 8 bytes, big endian |
+//! | authUsers | name | authpb.User |
+//! | authRoles | name | authpb.Role |
 //!
 //! An escaped key ends in 0x00 0x01 and carries 0x00 as 0x00 0xff, so that keys sort as they do plain and none is a
 //! prefix of another. Complementing the revision puts the newest first: the first index entry at or after
@@ -29,10 +33,13 @@ pub enum Bucket {
     Members,
     MembersRemoved,
     Cluster,
+    Auth,
+    AuthUsers,
+    AuthRoles,
 }
 
 impl Bucket {
-    pub const ALL: [Bucket; 8] = [
+    pub const ALL: [Bucket; 11] = [
         Bucket::Key,
         Bucket::Index,
         Bucket::Meta,
@@ -41,6 +48,9 @@ impl Bucket {
         Bucket::Members,
         Bucket::MembersRemoved,
         Bucket::Cluster,
+        Bucket::Auth,
+        Bucket::AuthUsers,
+        Bucket::AuthRoles,
     ];
 
     pub fn name(self) -> &'static str {
@@ -53,6 +63,9 @@ impl Bucket {
             Bucket::Members => "members",
             Bucket::MembersRemoved => "members_removed",
             Bucket::Cluster => "cluster",
+            Bucket::Auth => "auth",
+            Bucket::AuthUsers => "authUsers",
+            Bucket::AuthRoles => "authRoles",
         }
     }
 }
@@ -72,6 +85,8 @@ pub mod meta {
 
 pub const CLUSTER_VERSION: &[u8] = b"clusterVersion";
 pub const DOWNGRADE: &[u8] = b"downgrade";
+pub const AUTH_ENABLED: &[u8] = b"authEnabled";
+pub const AUTH_REVISION: &[u8] = b"authRevision";
 
 /// A point in the history: main revision of the transaction, sub-revision of the change within it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

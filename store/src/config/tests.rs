@@ -224,10 +224,6 @@ fn invalid_settings_exit_with_1() {
             "flag --ca-file is not supported yet by this build: \
              it was replaced by --trusted-ca-file and --client-cert-auth",
         ),
-        (
-            &["--auth-token", "jwt"],
-            "flag --auth-token is not supported yet by this build: choice of auth token is not implemented",
-        ),
     ] {
         assert_eq!(refusal(&with_addresses(more), &[]), (1, text.into()), "{more:?}");
     }
@@ -290,7 +286,6 @@ fn harmless_values_of_missing_features_pass() {
             "--cert-file=",
             "--auto-tls=false",
             "--enable-v2=f",
-            "--auth-token=simple",
             "--proxy",
             "off",
             "--discovery-fallback=exit",
@@ -302,6 +297,26 @@ fn harmless_values_of_missing_features_pass() {
     );
     assert!(has(&warnings, "no effect", "--max-snapshots"), "{warnings:?}");
     assert!(has(&warnings, "no longer supported", "--snapshot"), "{warnings:?}");
+}
+
+#[test]
+fn tokens_and_passwords_are_as_asked_or_as_usual() {
+    let (config, _) =
+        run(&["--auth-token=jwt,sign-method=RS256", "--bcrypt-cost=5", "--auth-token-ttl=7"], &[]);
+    assert_eq!(config.auth_token, "jwt,sign-method=RS256");
+    assert_eq!((config.effective_bcrypt_cost(), config.simple_token_ttl()), (5, Duration::from_secs(7)));
+    // What is impossible gives way to the default, as in etcd.
+    for cost in ["0", "3", "32"] {
+        let (config, warnings) = run(&["--bcrypt-cost", cost, "--auth-token-ttl=0"], &[]);
+        assert_eq!(
+            (config.effective_bcrypt_cost(), config.simple_token_ttl()),
+            (10, Duration::from_secs(300))
+        );
+        let subject = format!("--bcrypt-cost={cost} (4 to 31 are possible)");
+        assert!(has(&warnings, "use default bcrypt cost", &subject), "{warnings:?}");
+    }
+    let (config, _) = run(&["--auth-token-ttl=18446744073709551615"], &[]);
+    assert!(config.simple_token_ttl().as_secs() < 1 << 33);
 }
 
 #[test]

@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     apply::{Applier, alarm::Alarms},
+    auth::{Auth, Identity, ROOT, change::Changed, tokens::Tokens},
     backend::{Backend, BackendError},
     disk::{Disk, Mode},
     ids::RequestIds,
@@ -77,6 +78,9 @@ pub enum LeaseQuery {
     List {
         answer: oneshot::Sender<Vec<i64>>,
     },
+    ListWithKeys {
+        answer: oneshot::Sender<(Vec<i64>, Vec<Bytes>)>,
+    },
 }
 
 /// Where one shard of watchers gets what happens.
@@ -98,6 +102,8 @@ pub enum News {
 pub struct Published {
     pub membership: ArcSwap<Membership>,
     pub alarms: ArcSwap<Alarms>,
+    pub auth: ArcSwap<Auth>,
+    pub tokens: Mutex<Tokens>,
     pub lease_stats: Mutex<lease::Stats>,
 }
 
@@ -139,6 +145,8 @@ pub struct ApplyLoop {
     pub snap_dir: PathBuf,
     pub election_timeout_ms: u64,
     pub lease_config: lease::Config,
+    pub token_ttl: Duration,
+    pub bcrypt_cost: u32,
     pub checkpoint_entries: u64,
     pub checkpoint_bytes: u64,
     pub value_cache_bytes: u64,
@@ -252,6 +260,7 @@ impl ApplyLoop {
             }
         }
         let index = self.applier.consistent_index();
+        self.publish_auth();
         // Whoever hears of these events must find them in what it reads.
         self.applier.store.outdate();
         match self.applier.store.take_block() {
@@ -316,6 +325,28 @@ impl ApplyLoop {
     fn refresh(&mut self) {
         if self.shared.reader.is_stale() {
             self.applier.store.publish(self.applier.consistent_index());
+        }
+    }
+
+    /// Before the view: what is read was then permitted by rules that are not older than it.
+    fn publish_auth(&mut self) {
+        let logins = self.applier.take_logins();
+        if !logins.is_empty() {
+            let mut tokens = self.published.tokens.lock();
+            let expires_ms = self.applier.now_ms + self.token_ttl.as_millis() as u64;
+            for login in logins {
+                match login {
+                    Changed::LoggedIn { name, token: Some(token) } => {
+                        tokens.assign(&token, &name, expires_ms)
+                    }
+                    Changed::LoggedIn { token: None, .. } | Changed::Rules => {}
+                    Changed::UserGone(name) => tokens.drop_user(&name),
+                    Changed::Off => tokens.clear(),
+                }
+            }
+        }
+        if self.applier.take_auth_changed() {
+            self.published.auth.store(Arc::new(self.applier.auth.clone()));
         }
     }
 
@@ -415,7 +446,7 @@ impl ApplyLoop {
                 let renewal = self.applier.lessor.renew(id, self.applier.next_ms());
                 if let Renewal::Renewed { clear_checkpoint: true, .. } = renewal {
                     let checkpoints = vec![pb::LeaseCheckpoint { id, remaining_ttl: 0 }];
-                    self.propose(&pb::LeaseCheckpointRequest { checkpoints });
+                    self.propose(None, &pb::LeaseCheckpointRequest { checkpoints });
                 }
                 if renewal == Renewal::Expired {
                     self.waiting_renewals.push((id, answer));
@@ -429,6 +460,12 @@ impl ApplyLoop {
             }
             LeaseQuery::List { answer } => {
                 let _ = answer.send(self.applier.lessor.list());
+            }
+            LeaseQuery::ListWithKeys { answer } => {
+                let lessor = &self.applier.lessor;
+                let leases = lessor.list();
+                let keys = leases.iter().flat_map(|id| lessor.keys(*id).unwrap_or_default()).collect();
+                let _ = answer.send((leases, keys));
             }
         }
     }
@@ -450,22 +487,26 @@ impl ApplyLoop {
         self.refresh();
         self.shared.reader.tick(now_ms);
         *self.published.lease_stats.lock() = self.applier.lessor.stats();
+        self.published.tokens.lock().expire(now_ms);
         if self.leads.is_none() {
             return;
         }
+        // Time may end every lease.
+        let auth = &self.applier.auth;
+        let root = auth.is_enabled().then(|| Identity { name: ROOT.into(), revision: auth.revision() });
         for id in self.applier.lessor.expired(now_ms, LEASE_SCAN_LIMIT) {
             self.metrics.lease_expired.fetch_add(1, Ordering::Relaxed);
-            self.propose(&pb::LeaseRevokeRequest { id });
+            self.propose(root.as_ref(), &pb::LeaseRevokeRequest { id });
         }
         let checkpoints = self.applier.lessor.checkpoints(now_ms, LEASE_SCAN_LIMIT);
         if !checkpoints.is_empty() {
-            self.propose(&pb::LeaseCheckpointRequest { checkpoints });
+            self.propose(None, &pb::LeaseCheckpointRequest { checkpoints });
         }
     }
 
     /// Proposes what only the leader may, and nobody waits for.
-    fn propose(&self, operation: &impl Operation) {
-        let data = proposal::encode(self.ids.next(), operation);
+    fn propose(&self, who: Option<&Identity>, operation: &impl Operation) {
+        let data = proposal::encode(self.ids.next(), who, operation);
         let entry = raftpb::Entry { data: Some(data.into()), ..Default::default() };
         // A deposed leader's view of time must not end leases that the next one has extended.
         if let Some(term) = self.leads {
@@ -510,6 +551,7 @@ impl ApplyLoop {
         }
         let membership = Membership::load(self.applier.membership.cluster_id, &*self.backend)?;
         let alarms = Alarms::load(&*self.backend)?;
+        let auth = Auth::load(&*self.backend)?;
         let revision = loaded.revision;
         self.tree_saved = 0;
         reader.clear_pinned();
@@ -520,8 +562,12 @@ impl ApplyLoop {
             true => self.applier.consistent_index(),
         };
         let max_learners = self.applier.max_learners;
-        self.applier = Applier::new(store, lessor, membership, alarms, index, metadata.term);
+        self.applier = Applier::new(store, lessor, membership, alarms, auth, index, metadata.term);
         self.applier.max_learners = max_learners;
+        self.applier.bcrypt_cost = self.bcrypt_cost;
+        // Which of them were made void is not in the snapshot.
+        self.published.tokens.lock().clear();
+        self.publish_auth();
         self.applier.now_ms = self.clock.elapsed_ms();
         self.members.replaced(&self.applier.membership);
         self.checkpointed = metadata.index;

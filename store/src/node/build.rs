@@ -15,6 +15,7 @@ use super::{
     backend_loop::{self, BackendLoop, CheckpointLoop, CompactionLoop, Drive, SettleThrough},
     clock::Clock,
     fatal::Fatal,
+    logins::Logins,
     mailbox::{self, Receiver, Sender},
     metrics::Metrics,
     raft_loop::{self, RaftLoop, ReadRounds},
@@ -27,6 +28,7 @@ use super::{
 use crate::{
     apply::Applier,
     apply::alarm::Alarms,
+    auth::Auth,
     backend::Backend,
     config::{Config, Feature},
     disk::Disk,
@@ -67,6 +69,7 @@ pub struct Found {
     pub leases: Vec<proto::leasepb::Lease>,
     pub membership: Membership,
     pub alarms: Alarms,
+    pub auth: Auth,
     /// What the backend holds.
     pub applied: proto::raftpb::SnapshotMetadata,
 }
@@ -100,6 +103,7 @@ impl Joints {
         let published = Published::default();
         published.membership.store(Arc::new(found.membership.clone()));
         published.alarms.store(Arc::new(found.alarms.clone()));
+        published.auth.store(Arc::new(found.auth.clone()));
         Joints {
             status: Arc::default(),
             fatal: Arc::default(),
@@ -154,8 +158,8 @@ pub fn build(
     joints: Joints,
     links: Links,
 ) -> Result<(Arc<Node>, Parts), raft::Error> {
-    let Found { id, cluster_id, wal, log, backend, loaded, tree_saved, leases, membership, alarms, applied } =
-        found;
+    let Found { id, cluster_id, wal, log, backend, loaded, tree_saved, leases, .. } = found;
+    let Found { membership, alarms, auth, applied, .. } = found;
     let Joints { status, fatal, metrics, waits, published, ids, .. } = joints;
     let Links { disk, outbound, members, others, transport, runtime, clock, random, drive, observer } = links;
     let snap_dir: PathBuf = config.member_dir_path().join("snap");
@@ -187,7 +191,8 @@ pub fn build(
     for (key, lease) in loaded.attached {
         let _ = lessor.attach(lease, key.into());
     }
-    let mut applier = Applier::new(store, lessor, membership, alarms, applied.index, applied.term);
+    let mut applier = Applier::new(store, lessor, membership, alarms, auth, applied.index, applied.term);
+    applier.bcrypt_cost = config.effective_bcrypt_cost();
     applier.max_learners = config.max_learners;
     applier.store.publish(applied.index);
     applier.take_membership_changed();
@@ -243,6 +248,7 @@ pub fn build(
         published: published.clone(),
         metrics: metrics.clone(),
         fatal: fatal.clone(),
+        logins: Logins::new(config.effective_bcrypt_cost(), config.simple_token_ttl()),
         waits: waits.clone(),
         ids: ids.clone(),
         raft: joints.raft.clone(),
@@ -319,6 +325,8 @@ pub fn build(
         snap_dir,
         election_timeout_ms: config.election_timeout_ms,
         lease_config,
+        token_ttl: config.simple_token_ttl(),
+        bcrypt_cost: config.effective_bcrypt_cost(),
         checkpoint_entries: config.snapshot_count,
         checkpoint_bytes: CHECKPOINT_BYTES,
         value_cache_bytes: config.value_cache_budget_bytes(),

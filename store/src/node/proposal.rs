@@ -6,6 +6,8 @@
 use prost::{Message, encoding::message};
 use proto::{etcdserverpb as pb, membershippb};
 
+use crate::auth::Identity;
+
 /// An operation, and its field in `InternalRaftRequest`.
 pub trait Operation: Message {
     const FIELD: u32;
@@ -28,6 +30,18 @@ operations! {
     pb::LeaseRevokeRequest = 9;
     pb::AlarmRequest = 10;
     pb::LeaseCheckpointRequest = 11;
+    pb::AuthEnableRequest = 1000;
+    pb::AuthDisableRequest = 1011;
+    pb::InternalAuthenticateRequest = 1012;
+    pb::AuthUserAddRequest = 1100;
+    pb::AuthUserDeleteRequest = 1101;
+    pb::AuthUserChangePasswordRequest = 1103;
+    pb::AuthUserGrantRoleRequest = 1104;
+    pb::AuthUserRevokeRoleRequest = 1105;
+    pb::AuthRoleAddRequest = 1200;
+    pb::AuthRoleDeleteRequest = 1201;
+    pb::AuthRoleGrantPermissionRequest = 1203;
+    pb::AuthRoleRevokePermissionRequest = 1204;
     membershippb::ClusterVersionSetRequest = 1300;
     membershippb::ClusterMemberAttrSetRequest = 1301;
     membershippb::DowngradeInfoSetRequest = 1302;
@@ -35,13 +49,22 @@ operations! {
 
 const HEADER_FIELD: u32 = 100;
 
-/// The data of an entry that asks for `operation` under `id`.
-pub fn encode<O: Operation>(id: u64, operation: &O) -> Vec<u8> {
-    let header = pb::RequestHeader { id, ..Default::default() };
+/// The data of an entry by which `who` asks for `operation` under `id`. Fields come in their order, as etcd has them.
+pub fn encode<O: Operation>(id: u64, who: Option<&Identity>, operation: &O) -> Vec<u8> {
+    let header = pb::RequestHeader {
+        id,
+        username: who.map_or_else(String::new, |who| who.name.as_ref().into()),
+        auth_revision: who.map_or(0, |who| who.revision),
+    };
     let len = message::encoded_len(O::FIELD, operation) + message::encoded_len(HEADER_FIELD, &header);
     let mut data = Vec::with_capacity(len);
+    if O::FIELD > HEADER_FIELD {
+        message::encode(HEADER_FIELD, &header, &mut data);
+    }
     message::encode(O::FIELD, operation, &mut data);
-    message::encode(HEADER_FIELD, &header, &mut data);
+    if O::FIELD < HEADER_FIELD {
+        message::encode(HEADER_FIELD, &header, &mut data);
+    }
     data
 }
 
@@ -50,8 +73,12 @@ mod tests {
     use super::*;
 
     fn decoded<O: Operation>(operation: &O) -> pb::InternalRaftRequest {
-        let request = pb::InternalRaftRequest::decode(encode(u64::MAX, operation).as_slice()).unwrap();
-        assert_eq!(request.header.as_ref().unwrap().id, u64::MAX);
+        let who = Identity { name: "u".into(), revision: 3 };
+        let encoded = encode(u64::MAX, Some(&who), operation);
+        let request = pb::InternalRaftRequest::decode(encoded.as_slice()).unwrap();
+        assert_eq!(request.encode_to_vec(), encoded, "as etcd's own encoding");
+        let header = pb::RequestHeader { id: u64::MAX, username: "u".into(), auth_revision: 3 };
+        assert_eq!(request.header.as_ref(), Some(&header));
         pb::InternalRaftRequest { header: None, ..request }
     }
 
@@ -89,6 +116,27 @@ mod tests {
             decoded(&version.clone()),
             pb::InternalRaftRequest { cluster_version_set: Some(version), ..empty() }
         );
+        macro_rules! auth {
+            ($($request:ident { $($name:ident: $value:expr),* } in $field:ident;)*) => {$({
+                let request = pb::$request { $($name: $value,)* ..Default::default() };
+                let wanted = pb::InternalRaftRequest { $field: Some(request.clone()), ..empty() };
+                assert_eq!(decoded(&request), wanted);
+            })*};
+        }
+        auth! {
+            AuthEnableRequest {} in auth_enable;
+            AuthDisableRequest {} in auth_disable;
+            InternalAuthenticateRequest { name: "n".into(), simple_token: "t".into() } in authenticate;
+            AuthUserAddRequest { name: "n".into(), hashed_password: "h".into() } in auth_user_add;
+            AuthUserDeleteRequest { name: "n".into() } in auth_user_delete;
+            AuthUserChangePasswordRequest { name: "n".into() } in auth_user_change_password;
+            AuthUserGrantRoleRequest { user: "u".into(), role: "r".into() } in auth_user_grant_role;
+            AuthUserRevokeRoleRequest { name: "u".into(), role: "r".into() } in auth_user_revoke_role;
+            AuthRoleAddRequest { name: "r".into() } in auth_role_add;
+            AuthRoleDeleteRequest { role: "r".into() } in auth_role_delete;
+            AuthRoleGrantPermissionRequest { name: "r".into() } in auth_role_grant_permission;
+            AuthRoleRevokePermissionRequest { role: "r".into(), key: "k".into() } in auth_role_revoke_permission;
+        }
         let attributes = membershippb::ClusterMemberAttrSetRequest { member_id: 1, member_attributes: None };
         assert_eq!(
             decoded(&attributes.clone()),

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     apply::{alarm::Alarms, conf_state_json},
+    auth::Auth,
     backend::{
         Backend, BackendError, Batch, Bucket,
         rocks::{self, Rocks},
@@ -409,7 +410,21 @@ fn assemble(
     let leases = load_leases(&*backend).map_err(failed("backend"))?;
     let membership = Membership::load(cluster_id, &*backend).map_err(failed("backend"))?;
     let alarms = Alarms::load(&*backend).map_err(failed("backend"))?;
-    Ok(Found { id, cluster_id, wal, log, backend, loaded, tree_saved, leases, membership, alarms, applied })
+    let auth = Auth::load(&*backend).map_err(failed("backend"))?;
+    Ok(Found {
+        id,
+        cluster_id,
+        wal,
+        log,
+        backend,
+        loaded,
+        tree_saved,
+        leases,
+        membership,
+        alarms,
+        auth,
+        applied,
+    })
 }
 
 /// Voters named by the configuration changes that open a log.

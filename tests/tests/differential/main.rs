@@ -1,9 +1,10 @@
 //! The same random requests, in the same order, to a stock etcd and to ours: every answer must be equal.
 //! `generate` makes requests that collide on a few dozen keys, `answer` sends one and makes answers
 //! comparable, `history` compares what watches deliver. `KEELSON_DIFFERENTIAL_REQUESTS` sets the length of
-//! the run and `KEELSON_DIFFERENTIAL_SEED` repeats one.
+//! the run and `KEELSON_DIFFERENTIAL_SEED` repeats one. `auth` does the same for users, roles and what they may.
 
 mod answer;
+mod auth;
 mod generate;
 mod history;
 
@@ -24,7 +25,7 @@ const REQUESTS_SHOWN: usize = 20;
 const LIMIT_PER_REQUEST: Duration = Duration::from_millis(40);
 
 /// One member that takes its identity from URLs both sides share, and listens elsewhere.
-fn member(binary: &Binary, dir: &std::path::Path, name: &str) -> Member {
+fn member(binary: &Binary, dir: &std::path::Path, name: &str, more: &[&str]) -> Member {
     let host = Host::loopback();
     let url = || format!("http://{}:{}", host.address, free_port(&host));
     let (client_url, peer_url) = (url(), url());
@@ -37,14 +38,19 @@ fn member(binary: &Binary, dir: &std::path::Path, name: &str) -> Member {
         "--initial-cluster=twin=http://127.0.0.1:1".to_string(),
         "--initial-cluster-token=differential".to_string(),
     ];
-    Member::new(binary, &host, dir, name, client_url, peer_url, args.to_vec())
+    let args = args.into_iter().chain(more.iter().map(ToString::to_string)).collect();
+    Member::new(binary, &host, dir, name, client_url, peer_url, args)
 }
 
 async fn pair() -> Option<(tempfile::TempDir, Member, Member)> {
+    pair_with(&[]).await
+}
+
+async fn pair_with(more: &[&str]) -> Option<(tempfile::TempDir, Member, Member)> {
     let peer = binary::peer("3.5.")?;
     let dir = tempfile::tempdir().expect("temporary directory");
-    let mut stock = member(&peer, dir.path(), "stock");
-    let mut ours = member(&binary::ours(), dir.path(), "ours");
+    let mut stock = member(&peer, dir.path(), "stock", more);
+    let mut ours = member(&binary::ours(), dir.path(), "ours", more);
     stock.spawn();
     ours.spawn();
     stock.ready().await;

@@ -24,7 +24,7 @@ use store::{
         url::{self, Url},
     },
     ids,
-    membership::{Member, Membership},
+    membership::{MAX_LEARNERS, Member, Membership},
 };
 
 use crate::{
@@ -200,7 +200,7 @@ impl Founding {
                 context: Some(member.to_json().into()),
                 ..Default::default()
             };
-            let added = membership.change(&change, &mut Batch::default());
+            let added = membership.change(&change, MAX_LEARNERS, &mut Batch::default());
             added.map_err(|error| Exit::failed(format!("member {:x}: {error:?}", member.id)))?;
             entries.push(Entry {
                 r#type: EntryType::EntryConfChange as i32,

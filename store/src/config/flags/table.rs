@@ -35,7 +35,6 @@ const fn old_gate(name: &'static str, feature: Feature) -> Flag {
 }
 
 pub const DISCOVERY: &str = "discovery is not implemented; list the members in --initial-cluster";
-const AUTH: &str = "choice of auth token is not implemented";
 const TRACING: &str = "distributed tracing is not implemented";
 const V2: &str = "the v2 API is not implemented";
 const PROXY: &str = "the v2 proxy is not implemented";
@@ -441,9 +440,24 @@ pub static FLAGS: &[Flag] = &[
         Kind::Names(|c| &mut c.host_whitelist),
         "Host names accepted in plaintext HTTP requests, comma-separated (empty or * accepts all).",
     ),
-    unsupported("auth-token", Group::Auth, &["simple"], AUTH),
-    unsupported("bcrypt-cost", Group::Auth, &["10"], AUTH),
-    unsupported("auth-token-ttl", Group::Auth, &["300"], AUTH),
+    Flag::new(
+        "auth-token",
+        Group::Auth,
+        Kind::Text(|c| &mut c.auth_token),
+        "Tokens of logged-in users: 'simple', or 'jwt' with options (jwt,pub-key=FILE,priv-key=FILE,sign-method=RS256,ttl=10m).",
+    ),
+    Flag::new(
+        "bcrypt-cost",
+        Group::Auth,
+        Kind::Count(|c| &mut c.bcrypt_cost),
+        "Cost of hashing a password, between 4 and 31; each step doubles it.",
+    ),
+    Flag::new(
+        "auth-token-ttl",
+        Group::Auth,
+        Kind::Count(|c| &mut c.auth_token_ttl_seconds),
+        "Seconds that a simple token lives after its last use.",
+    ),
     unsupported_switch("enable-pprof", Group::Monitoring, "profiling over HTTP is not implemented"),
     Flag::new(
         "metrics",
