@@ -15,6 +15,7 @@ mod log;
 mod member;
 mod printer;
 mod request;
+mod version;
 
 fn main() -> std::process::ExitCode {
     let words: Vec<_> = std::env::args_os().skip(1).collect();

@@ -4,7 +4,7 @@
 //! began to note. Going down is refused while the log holds what only the newer version understands.
 //! Source: etcd `etcdutl/etcdutl/migrate_command.go`, `server/storage/schema/{schema,migration}.go`.
 
-use std::{fmt, path::PathBuf};
+use std::path::PathBuf;
 
 use prost::Message;
 use proto::{
@@ -25,6 +25,7 @@ use crate::{
     exit::{Exit, Outcome},
     log,
     member::database::Changes,
+    version::Version,
 };
 
 pub static COMMAND: Command = Command {
@@ -49,52 +50,25 @@ pub static COMMAND: Command = Command {
 
 const STORAGE_VERSION: &[u8] = b"storageVersion";
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Version {
-    major: u64,
-    minor: u64,
-}
-
 const V3_5: Version = Version { major: 3, minor: 5 };
 const V3_6: Version = Version { major: 3, minor: 6 };
 
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
+fn target(text: &str) -> Outcome<Version> {
+    if text.matches('.').count() != 1 {
+        return Err(Exit::bad_args(format!("wrong target version format, expected \"X.Y\", got {text:?}")));
     }
-}
-
-impl Version {
-    /// Major and minor of `X.Y.Z`.
-    fn parse(text: &str) -> Option<Version> {
-        let mut parts = text.split('.').map(|part| part.parse().ok());
-        let version = Version { major: parts.next()??, minor: parts.next()?? };
-        // What follows the third dot, such as a pre-release, does not matter.
-        parts.next().map(|_| version)
-    }
-
-    fn target(text: &str) -> Outcome<Version> {
-        if text.matches('.').count() != 1 {
-            return Err(Exit::bad_args(format!(
-                "wrong target version format, expected \"X.Y\", got {text:?}"
-            )));
-        }
-        let version = Version::parse(&format!("{text}.0"));
-        let version = version.ok_or_else(|| {
-            Exit::bad_args(format!("failed to parse target version: {text:?} is not a version"))
-        })?;
-        match version < V3_5 {
-            true => {
-                Err(Exit::bad_args(format!("target version \"{version}\" not supported. Minimal \"3.5\"")))
-            }
-            false => Ok(version),
-        }
+    let version = Version::parse(text).ok_or_else(|| {
+        Exit::bad_args(format!("failed to parse target version: {text:?} is not a version"))
+    })?;
+    match version < V3_5 {
+        true => Err(Exit::bad_args(format!("target version \"{version}\" not supported. Minimal \"3.5\""))),
+        false => Ok(version),
     }
 }
 
 fn run(invocation: &Invocation) -> Outcome {
     let flags = &invocation.flags;
-    let target = Version::target(&flags.text("target-version"))?;
+    let target = target(&flags.text("target-version"))?;
     let dir = DataDir::new(flags.path("data-dir"), PathBuf::new());
     let _held = dir.lock()?;
     if !dir.is_stock() && dir.own_database().exists() {
@@ -220,19 +194,16 @@ mod tests {
 
     use super::*;
 
-    fn text(outcome: Outcome<impl fmt::Debug>) -> String {
+    fn text(outcome: Outcome<impl std::fmt::Debug>) -> String {
         outcome.unwrap_err().message.unwrap()
     }
 
     #[test]
     fn targets_are_major_and_minor() {
-        assert_eq!(Version::target("3.6").unwrap(), V3_6);
-        assert_eq!(
-            text(Version::target("3.6.0")),
-            "wrong target version format, expected \"X.Y\", got \"3.6.0\""
-        );
-        assert_eq!(text(Version::target("3.4")), "target version \"3.4\" not supported. Minimal \"3.5\"");
-        assert!(text(Version::target("3.x")).starts_with("failed to parse target version: "));
+        assert_eq!(target("3.6").unwrap(), V3_6);
+        assert_eq!(text(target("3.6.0")), "wrong target version format, expected \"X.Y\", got \"3.6.0\"");
+        assert_eq!(text(target("3.4")), "target version \"3.4\" not supported. Minimal \"3.5\"");
+        assert!(text(target("3.x")).starts_with("failed to parse target version: "));
     }
 
     #[test]

@@ -42,6 +42,35 @@ async fn a_stock_etcd_starts_from_what_was_ours() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn etcd_3_4_starts_from_what_was_ours() {
+    bounded(LIMIT, async {
+        let Some(old) = binary::peer("3.4.") else { return };
+        let (cluster, before, known) = stopped(&binary::ours(), true).await;
+        let dir = cluster.path();
+        let member = &cluster.members[0];
+        let args = ["export", "--data-dir", "m0.etcd", "--target", "old/m0.etcd", "--cluster-version", "3.4"];
+        succeed(dir, &args);
+        let mut taken = integration::cluster::Member::new(
+            &old,
+            &integration::cluster::Host::loopback(),
+            &dir.join("old"),
+            &member.name,
+            member.client_url.clone(),
+            member.peer_url.clone(),
+            member.args.clone(),
+        );
+        taken.restart().await;
+        let found = data(&taken.client()).await;
+        assert_eq!((found.revision, found.keys, found.hash), (before.revision, before.keys, before.hash));
+        assert_eq!(ids(&taken.client()).await, known);
+        taken.client().put("written by", "a stock etcd").await.unwrap();
+        taken.stop().await;
+        taken.restart().await;
+    })
+    .await;
+}
+
 /// Killed, so that log and database end at different places; the rest of its cluster goes on meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_exported_member_finds_its_place_in_its_cluster() {
