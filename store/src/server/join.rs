@@ -15,6 +15,9 @@ use crate::{
 
 /// Longest wait for one member's answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often, and after which pause each, a cluster is asked that has not decided its version: it is seconds old.
+const VERSION_LOOKS: u32 = 40;
+const VERSION_PAUSE: Duration = Duration::from_millis(250);
 
 /// A cluster that a member was added to, as its members see it.
 #[derive(Clone, Debug)]
@@ -33,10 +36,14 @@ pub async fn find(config: &Config, client: &Client) -> Result<Joined, StartError
     let (cluster_id, members) = fetch(config, &initial, client).await?;
     let id = identify(config, &initial, &members)
         .map_err(|why| StartError(format!("error validating peerURLs {initial}: {why}")))?;
-    if !is_compatible(id, &members, client).await {
-        return Err(StartError("incompatible with current running cluster".into()));
+    for _ in 0..VERSION_LOOKS {
+        match is_compatible(id, &members, client).await {
+            Some(true) => return Ok(Joined { id, cluster_id, members }),
+            Some(false) => break,
+            None => tokio::time::sleep(VERSION_PAUSE).await,
+        }
     }
-    Ok(Joined { id, cluster_id, members })
+    Err(StartError("incompatible with current running cluster".into()))
 }
 
 /// Refuses an own entry in `--initial-cluster` that differs from what this member advertises.
@@ -125,18 +132,17 @@ fn identify(config: &Config, initial: &InitialCluster, members: &[Member]) -> Re
     own.ok_or_else(|| format!("no member has the URLs of {:?}", config.name))
 }
 
-/// Whether somebody runs a cluster version that this server can serve, and nobody one that it cannot.
-async fn is_compatible(own: u64, members: &[Member], client: &Client) -> bool {
+/// Whether the cluster runs a version that this server can serve; `None` while that is not decided.
+async fn is_compatible(own: u64, members: &[Member], client: &Client) -> Option<bool> {
     #[derive(serde::Deserialize)]
     struct Versions {
         etcdcluster: String,
     }
-    let mut compatible = false;
+    let mut compatible = None;
     for member in members.iter().filter(|member| member.id != own) {
         for url in &member.peer_urls {
             let Ok(answer) = get(client, url, "/version").await else { continue };
             let versions = serde_json::from_slice::<Versions>(answer.body());
-            // It may not be decided yet.
             let Some(cluster) = versions.ok().and_then(|it| minor(&it.etcdcluster)) else { continue };
             if Some(cluster) < minor(MIN_CLUSTER_VERSION) || Some(cluster) > minor(VERSION) {
                 let cluster = format!("{}.{}", cluster.0, cluster.1);
@@ -145,9 +151,9 @@ async fn is_compatible(own: u64, members: &[Member], client: &Client) -> bool {
                     own = VERSION,
                     "the running cluster has a version that this server does not serve"
                 );
-                return false;
+                return Some(false);
             }
-            compatible = true;
+            compatible = Some(true);
             break;
         }
     }
