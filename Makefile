@@ -40,6 +40,9 @@ help: ## print this
 #%   KEELSON_DIFFERENTIAL_REQUESTS length of the comparison with a stock etcd [5000]
 #%   KEELSON_DIFFERENTIAL_SEED     repeat that comparison's run [random]
 #%   KEELSON_MIXED_WRITES          writes in the mixed cluster [2000]; 50000 is a full run
+#%   KEELSON_TAKEOVER_WRITES       writes between two changes of members when a cluster is taken over [500]; 3000 is a
+#%                                 full run
+#%   KEELSON_SNAPSHOT_KEYS         keys of the snapshots that go both ways [3000]; 100000 is a full run
 #%   KEELSON_REQUIRE_PEER=1        fail, not skip, where a stock etcd or etcdctl is missing
 #%   KEELSON_ETCD                  the server to test [the one just built]
 #%   ETCD_PEER_DIR                 stock etcd, etcdctl and etcdutl 3.5 [target/peers/etcd-3.5.1]
