@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use integration::binary::{self, Binary};
-use integration::cluster::{Cluster, Host, START_LIMIT, free_port};
+use integration::cluster::{Cluster, Host, Member, START_LIMIT, free_port};
 use integration::tls::{Authority, Dialler};
 use integration::{bounded, eventually, http, setting};
 use proto::etcdserverpb::WatchCreateRequest;
@@ -34,6 +34,15 @@ async fn secure_member(flags: Vec<String>) -> (Cluster, String) {
     member.args.push(format!("--advertise-client-urls={urls}"));
     cluster.start_all().await;
     (cluster, address)
+}
+
+/// A refusal reaches the client before the log.
+async fn logged(member: &Member, text: &str) {
+    eventually(text, START_LIMIT, || async {
+        let log = member.log_text();
+        if log.contains(text) { Ok(()) } else { Err(log) }
+    })
+    .await;
 }
 
 async fn put(client: Dialler, address: &str) -> Result<i64, String> {
@@ -76,14 +85,13 @@ async fn clients_meet_listeners() {
             let outcome = put(client, address).await;
             assert_eq!(outcome.is_ok(), welcome, "{what}: {outcome:?}");
         }
-        let log = both_sided.members[0].log_text();
         for text in [
             "rejected connection on client endpoint",
             "transport: certificate serial 4d revoked",
             "tls: client didn't provide a certificate",
             "x509: certificate signed by unknown authority",
         ] {
-            assert!(log.contains(text), "{text}: {log}");
+            logged(&both_sided.members[0], text).await;
         }
 
         // Plain where TLS is spoken, and the other way round.
@@ -94,10 +102,13 @@ async fn clients_meet_listeners() {
         let member = &one_sided.members[0];
         assert!(put(ours.client(None), member.client_address()).await.is_err());
         member.client().put("plain", "still works").await.expect("a plain put");
-        let log = member.log_text();
-        assert!(log.contains("tls: first record does not look like a TLS handshake"), "{log}");
-        assert!(log.contains("a TLS handshake on a plain http port"), "{log}");
-        assert!(log.contains("serving client traffic securely"), "{log}");
+        for text in [
+            "tls: first record does not look like a TLS handshake",
+            "a TLS handshake on a plain http port",
+            "serving client traffic securely",
+        ] {
+            logged(member, text).await;
+        }
     })
     .await;
 }
@@ -158,11 +169,7 @@ async fn watches_outlive_new_certificates() {
 
         // A broken file changes nothing.
         std::fs::write(ours.file("server.key"), "no key").expect("write");
-        eventually("word of the broken key", START_LIMIT, || async {
-            let log = cluster.members[0].log_text();
-            log.contains("failed to reload client TLS files").then_some(()).ok_or("nothing yet".to_string())
-        })
-        .await;
+        logged(&cluster.members[0], "failed to reload client TLS files").await;
         assert_eq!(dialler.certificate_of(&address).await.expect("a certificate"), before);
 
         ours.issue("server", &["127.0.0.1"], 10, |_| {});
@@ -239,7 +246,7 @@ async fn members_trust_each_other_by_certificate() {
         assert!(members.body().contains("https://127.0.0.1:"), "{members:?}");
         // A certificate from the same authority, with a name that is not allowed.
         assert!(ours.client(Some("client")).get(&peer, "http/1.1", "/members").await.is_err());
-        assert!(cluster.members[0].log_text().contains("client certificate authentication failed"));
+        logged(&cluster.members[0], "client certificate authentication failed").await;
 
         // New certificates for all, one by one; then a restart, which must use them.
         ours.issue("peer", &["127.0.0.1"], 30, |_| {});
