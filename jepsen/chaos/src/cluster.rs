@@ -26,14 +26,13 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     binary::Binary,
-    member::Server,
+    member::{PEER_PORT, Server},
     rpc::{self, Failure},
 };
 
 /// Directories are called so, with the number of the process and something random behind it.
 const PREFIX: &str = "keelson-chaos-";
 const CLIENT_PORT: u16 = 2379;
-const PEER_PORT: u16 = 2380;
 const STATUS_LIMIT: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(20);
 /// A killed process is gone after so long, or hangs in the kernel.
@@ -115,7 +114,6 @@ impl Cluster {
                 format!("--listen-peer-urls={}", peer(address)),
                 format!("--initial-advertise-peer-urls={}", peer(address)),
                 format!("--initial-cluster={initial}"),
-                "--initial-cluster-state=new".to_owned(),
                 "--initial-cluster-token=chaos".to_owned(),
                 format!("--heartbeat-interval={}", settings.heartbeat_ms),
                 format!("--election-timeout={}", settings.election_ms),

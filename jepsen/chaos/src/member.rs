@@ -24,6 +24,8 @@ use tokio::{
 
 use crate::rpc::{Connection, Failure};
 
+/// Every member has an address of its own, so all have one port.
+pub const PEER_PORT: u16 = 2380;
 /// Longest wait for a connection.
 const CONNECT_LIMIT: Duration = Duration::from_millis(400);
 /// Unread bytes of a stream before the member has to wait.
@@ -40,6 +42,8 @@ pub struct Server {
     pub environment: Vec<(OsString, OsString)>,
     /// `header.member_id` of its answers, once known.
     pub id: Cell<u64>,
+    /// Whether it starts as a new member of the cluster that is there.
+    pub joins: Cell<bool>,
     process: RefCell<Process>,
     link: tokio::sync::Mutex<Link>,
 }
@@ -78,9 +82,15 @@ impl Server {
             command: Vec::new(),
             environment: Vec::new(),
             id: Cell::new(0),
+            joins: Cell::new(false),
             process: RefCell::new(Process::Down),
             link: tokio::sync::Mutex::default(),
         }
+    }
+
+    /// Where the other members reach it.
+    pub fn peer_url(&self) -> String {
+        format!("http://{}:{PEER_PORT}", self.client.ip())
     }
 
     /// The number of the running incarnation.
@@ -112,7 +122,9 @@ impl Server {
         }
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(&self.command[0]);
-        command.args(&self.command[1..]).envs(self.environment.iter().cloned());
+        let state = if self.joins.get() { "existing" } else { "new" };
+        command.args(&self.command[1..]).arg(format!("--initial-cluster-state={state}"));
+        command.envs(self.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
         // SAFETY: prctl is async-signal-safe and touches only the new process.
         unsafe {

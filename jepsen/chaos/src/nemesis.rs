@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `kind` | their names, and what this machine and the server under test can do |
 //! | `process` | `kill`, `pause`, `restart`, `transfer`, `snapshot` |
+//! | `members` | `replace` |
 //! | `network` | `partition`, `delay`, `loss`, `duplicate` |
 //! | `disk` | `power`, `full`, `slow-disk`, `failing-disk` |
 //! | `clock` | `clock-jump`, `clock-drift` |
@@ -15,6 +16,7 @@
 mod clock;
 mod disk;
 mod kind;
+mod members;
 mod network;
 mod process;
 
@@ -76,6 +78,10 @@ pub fn draw(seed: u64, size: usize, wanted: &[Kind], machine: &Machine) -> Vec<D
         // A disk that has lied about a sync may rightly lose it with the power.
         if drawn.iter().any(|it| it.kind == Kind::Power) {
             drawn.retain(|it| it.kind != Kind::FailingDisk);
+        }
+        // One more member whose data are gone is one more than the others can do without.
+        if drawn.iter().any(|it| it.kind == Kind::FailingDisk) {
+            drawn.retain(|it| it.kind != Kind::Replace);
         }
         if drawn.len() >= 2 || spare.is_empty() {
             return drawn;
@@ -191,6 +197,7 @@ impl Nemesis {
                 Kind::FailingDisk => self.fail_disk(&mut random).await,
                 Kind::ClockJump => self.jump(&mut random).await,
                 Kind::ClockDrift => self.drift(&mut random).await,
+                Kind::Replace => self.replace(&mut random).await,
             };
             match done {
                 Ok(what) => {
@@ -308,6 +315,8 @@ mod tests {
     fn single_members_have_nobody_to_lead_instead() {
         let machine = Machine::default();
         let drawn = (0..200).flat_map(|seed| draw(seed, 1, &[], &machine));
-        assert!(drawn.into_iter().all(|it| !matches!(it.kind, Kind::Transfer | Kind::Snapshot)));
+        assert!(
+            drawn.into_iter().all(|it| !matches!(it.kind, Kind::Transfer | Kind::Snapshot | Kind::Replace))
+        );
     }
 }

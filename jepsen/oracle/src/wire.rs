@@ -289,6 +289,7 @@ pub fn refused(status: &Status) -> Outcome {
         "etcdserver: too large lease TTL" => Refusal::LeaseTtlTooLarge,
         "etcdserver: too many requests"
         | "etcdserver: request is too large"
+        | "etcdserver: rpc not supported for learner"
         | "etcdserver: mvcc: database space exceeded" => Refusal::Unmodelled,
         _ => return Outcome::Unknown(Fate::Open),
     })

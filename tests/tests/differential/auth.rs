@@ -178,11 +178,31 @@ fn beginning() -> Vec<(&'static str, Request)> {
         let (name, password) = (user.to_owned(), PASSWORDS[1].to_owned());
         all.push((user, Request::LogIn(pb::AuthenticateRequest { name, password })));
     }
-    // Neither may be.
-    let (name, role) = (USERS[0].to_owned(), ROLES[0].to_owned());
-    let again = pb::AuthUserAddRequest { name: name.clone(), ..Default::default() };
-    all.push((USERS[0], Request::UserAdd(again)));
-    all.push((USERS[0], Request::RevokeRole(pb::AuthUserRevokeRoleRequest { name, role })));
+    // None of it may be: so that every run meets each refusal, whatever else it draws.
+    let (root, carol) = (USERS[0].to_owned(), USERS[3].to_owned());
+    let name = "nobody".to_owned();
+    let role = ROLES[1].to_owned();
+    let refused = [
+        Request::UserAdd(pb::AuthUserAddRequest { name: root.clone(), ..Default::default() }),
+        Request::UserDelete(pb::AuthUserDeleteRequest { name: root.clone() }),
+        Request::GrantRole(pb::AuthUserGrantRoleRequest { user: name.clone(), role: role.clone() }),
+        Request::RevokeRole(pb::AuthUserRevokeRoleRequest { name: root.clone(), role: role.clone() }),
+        Request::RoleAdd(pb::AuthRoleAddRequest { name: role.clone() }),
+        Request::RoleDelete(pb::AuthRoleDeleteRequest { role: name }),
+        Request::Forbid(pb::AuthRoleRevokePermissionRequest { role, key: "z".into(), ..Default::default() }),
+        Request::LogIn(pb::AuthenticateRequest { name: root, password: "wrong".into() }),
+    ];
+    all.extend(refused.map(|request| (USERS[0], request)));
+    let list = || (USERS[3], Request::UserList(pb::AuthUserListRequest {}));
+    let again = || (carol.clone(), PASSWORDS[1].to_owned());
+    all.push(list());
+    // Who has another password needs another token.
+    let (name, password) = again();
+    let change = pb::AuthUserChangePasswordRequest { name, password, ..Default::default() };
+    all.push((USERS[0], Request::ChangePassword(change)));
+    all.push(list());
+    let (name, password) = again();
+    all.push((USERS[3], Request::LogIn(pb::AuthenticateRequest { name, password })));
     all
 }
 

@@ -31,10 +31,12 @@ pub enum Kind {
     FailingDisk,
     ClockJump,
     ClockDrift,
+    /// A member loses its data, is removed, and a new one comes in its place.
+    Replace,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 15] = [
+    pub const ALL: [Kind; 16] = [
         Kind::Kill,
         Kind::Pause,
         Kind::Restart,
@@ -50,6 +52,7 @@ impl Kind {
         Kind::FailingDisk,
         Kind::ClockJump,
         Kind::ClockDrift,
+        Kind::Replace,
     ];
 
     pub fn name(self) -> &'static str {
@@ -69,6 +72,7 @@ impl Kind {
             Kind::FailingDisk => "failing-disk",
             Kind::ClockJump => "clock-jump",
             Kind::ClockDrift => "clock-drift",
+            Kind::Replace => "replace",
         }
     }
 
@@ -84,7 +88,12 @@ impl Kind {
 
     /// Whether it means something to a cluster of so many.
     pub(super) fn fits(self, size: usize) -> bool {
-        size > 1 || !matches!(self, Kind::Transfer | Kind::Snapshot)
+        match self {
+            Kind::Transfer | Kind::Snapshot => size > 1,
+            // Those who are left must be a majority.
+            Kind::Replace => size > 2,
+            _ => true,
+        }
     }
 
     pub fn needs_network(self) -> bool {
