@@ -175,6 +175,7 @@ async fn refusals(binary: &Binary) -> Vec<(&'static str, Code, String)> {
     note!("update nobody", client.update_member(7, "http://127.0.0.1:1"));
     note!("promote nobody", client.promote_member(7));
     note!("promote a voter", client.promote_member(own));
+    client.put("between", "").await.expect("put");
     let learner = client.add_member("http://127.0.0.1:1", true).await.expect("a learner");
     note!("promote one that never came", client.promote_member(learner));
     note!("a second learner", client.add_member("http://127.0.0.1:2", true));
@@ -183,6 +184,7 @@ async fn refusals(binary: &Binary) -> Vec<(&'static str, Code, String)> {
     note!("remove it again", client.remove_member(learner));
     note!("own URL", client.update_member(own, &own_url));
     // Not at the URL of the one that was removed: added within the same second, it would have the same ID.
+    client.put("between", "").await.expect("put");
     client.add_member("http://127.0.0.1:3", false).await.expect("a second voter");
     refused
 }

@@ -16,7 +16,7 @@ use crate::{
 /// Longest wait for one member's answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often, and after which pause each, a cluster is asked that has not decided its version: it is seconds old.
-const VERSION_LOOKS: u32 = 40;
+const VERSION_LOOKS: u32 = 8;
 const VERSION_PAUSE: Duration = Duration::from_millis(250);
 
 /// A cluster that a member was added to, as its members see it.
@@ -36,14 +36,18 @@ pub async fn find(config: &Config, client: &Client) -> Result<Joined, StartError
     let (cluster_id, members) = fetch(config, &initial, client).await?;
     let id = identify(config, &initial, &members)
         .map_err(|why| StartError(format!("error validating peerURLs {initial}: {why}")))?;
-    for _ in 0..VERSION_LOOKS {
-        match is_compatible(id, &members, client).await {
-            Some(true) => return Ok(Joined { id, cluster_id, members }),
-            Some(false) => break,
-            None => tokio::time::sleep(VERSION_PAUSE).await,
+    for look in 1.. {
+        match compatibility(id, &members, client).await {
+            Compatibility::Fits => break,
+            // It may wait for this very member to become a majority.
+            Compatibility::Undecided if look > VERSION_LOOKS => break,
+            Compatibility::Undecided => tokio::time::sleep(VERSION_PAUSE).await,
+            Compatibility::Foreign => {
+                return Err(StartError("incompatible with current running cluster".into()));
+            }
         }
     }
-    Err(StartError("incompatible with current running cluster".into()))
+    Ok(Joined { id, cluster_id, members })
 }
 
 /// Refuses an own entry in `--initial-cluster` that differs from what this member advertises.
@@ -132,32 +136,44 @@ fn identify(config: &Config, initial: &InitialCluster, members: &[Member]) -> Re
     own.ok_or_else(|| format!("no member has the URLs of {:?}", config.name))
 }
 
-/// Whether the cluster runs a version that this server can serve; `None` while that is not decided.
-async fn is_compatible(own: u64, members: &[Member], client: &Client) -> Option<bool> {
+enum Compatibility {
+    /// Somebody runs a version that this server can serve, and nobody one that it cannot.
+    Fits,
+    Undecided,
+    /// Somebody runs another version, or nobody answers.
+    Foreign,
+}
+
+async fn compatibility(own: u64, members: &[Member], client: &Client) -> Compatibility {
     #[derive(serde::Deserialize)]
     struct Versions {
         etcdcluster: String,
     }
-    let mut compatible = None;
+    let mut found = Compatibility::Foreign;
     for member in members.iter().filter(|member| member.id != own) {
         for url in &member.peer_urls {
             let Ok(answer) = get(client, url, "/version").await else { continue };
-            let versions = serde_json::from_slice::<Versions>(answer.body());
-            let Some(cluster) = versions.ok().and_then(|it| minor(&it.etcdcluster)) else { continue };
+            let Ok(versions) = serde_json::from_slice::<Versions>(answer.body()) else { continue };
+            let Some(cluster) = minor(&versions.etcdcluster) else {
+                if let Compatibility::Foreign = found {
+                    found = Compatibility::Undecided;
+                }
+                break;
+            };
             if Some(cluster) < minor(MIN_CLUSTER_VERSION) || Some(cluster) > minor(VERSION) {
-                let cluster = format!("{}.{}", cluster.0, cluster.1);
+                let cluster = versions.etcdcluster;
                 tracing::warn!(
                     cluster,
                     own = VERSION,
                     "the running cluster has a version that this server does not serve"
                 );
-                return Some(false);
+                return Compatibility::Foreign;
             }
-            compatible = Some(true);
+            found = Compatibility::Fits;
             break;
         }
     }
-    compatible
+    found
 }
 
 /// (major, minor)
