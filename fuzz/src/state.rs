@@ -135,7 +135,8 @@ pub fn stream(data: &[u8]) {
     memory.write(&stale).expect("memory takes everything");
     let conf_state = raftpb::ConfState { voters: vec![1], ..Default::default() };
     let metadata = raftpb::SnapshotMetadata { conf_state, index: 5, term: 1 };
-    snapshot::install(&*memory, &metadata, &file).expect("a file that was verified installs");
+    snapshot::install(&*memory, &metadata, &BTreeMap::new(), &file)
+        .expect("a file that was verified installs");
     let held = memory.get(Bucket::Lease, b"stale").expect("memory");
     assert!(held.is_none_or(|value| !value.is_empty()), "nothing stale is left");
     look(&memory);

@@ -29,7 +29,7 @@ use crate::{
     },
     backend::{Bucket, schema::meta},
     lease::{self, GrantError, Lessor, NotFound},
-    membership::{Change, ChangeError, MAX_LEARNERS, Membership},
+    membership::{Attributes, Change, ChangeError, MAX_LEARNERS, Membership},
     mutant::{self, Mutant},
     mvcc::{MvccError, State, Store},
 };
@@ -225,7 +225,7 @@ impl Applier {
 
     fn conf_change(&mut self, change: &raftpb::ConfChange) -> Applied {
         self.membership_changed = true;
-        let result = self.membership.change(change, self.max_learners, self.store.batch());
+        let result = self.membership.change(change, self.learner_limit(), self.store.batch());
         let mut applied = unknown(change.id);
         match result {
             Ok(done) => {
@@ -245,6 +245,7 @@ impl Applier {
         let Ok(mut change) = raftpb::ConfChangeV2::decode(data) else { return undecodable() };
         self.membership_changed = true;
         let mut done = None;
+        let learner_limit = self.learner_limit();
         change.changes.retain(|single| {
             let change = raftpb::ConfChange {
                 id: 0,
@@ -252,7 +253,7 @@ impl Applier {
                 node_id: single.node_id,
                 context: change.context.clone(),
             };
-            match self.membership.change(&change, self.max_learners, self.store.batch()) {
+            match self.membership.change(&change, learner_limit, self.store.batch()) {
                 Ok(carried_out) => {
                     done = Some(carried_out);
                     true
@@ -356,29 +357,22 @@ impl Applier {
 
     /// Up to 3.5 members publish their attributes and the cluster version as v2 operations.
     fn v2_request(&mut self, data: Bytes) -> Applied {
-        #[derive(serde::Deserialize, Default)]
-        #[serde(default)]
-        struct Attributes {
-            name: String,
-            #[serde(rename = "clientURLs")]
-            client_urls: Vec<String>,
-        }
         let Ok(request) = pb::Request::decode(data) else { return undecodable() };
         self.membership_changed = true;
-        let path: Vec<&str> = request.path.split('/').collect();
-        match (request.method.as_str(), path.as_slice()) {
-            ("PUT", ["", "0", "members", id, "attributes"]) => {
-                if let (Ok(id), Ok(attributes)) =
-                    (u64::from_str_radix(id, 16), serde_json::from_str::<Attributes>(&request.val))
-                {
-                    let batch = self.store.batch();
-                    self.membership.set_attributes(id, &attributes.name, &attributes.client_urls, batch);
-                }
-            }
-            ("PUT", ["", "0", "version"]) => self.membership.set_version(&request.val, self.store.batch()),
-            _ => return unknown(request.id),
+        if let Some((id, attributes)) = Attributes::of_request(&request) {
+            let batch = self.store.batch();
+            self.membership.set_attributes(id, &attributes.name, &attributes.client_urls, batch);
+        } else if (request.method.as_str(), request.path.as_str()) == ("PUT", "/0/version") {
+            self.membership.set_version(&request.val, self.store.batch());
+        } else {
+            return unknown(request.id);
         }
         Applied { id: request.id, result: Ok(Response::None), conf_change: None, compaction: None }
+    }
+
+    /// Members below 3.6 have no flag for it.
+    fn learner_limit(&self) -> u64 {
+        if self.all_are_new() { self.max_learners } else { MAX_LEARNERS }
     }
 
     /// Whether all members follow the rules of 3.6.

@@ -6,6 +6,8 @@
 
 mod v2;
 
+pub use v2::Attributes;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{etcdserverpb, raftpb};

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use integration::binary::{self, Binary};
-use integration::cluster::{Cluster, START_LIMIT, free_url};
+use integration::cluster::{Cluster, Member, START_LIMIT, free_url};
 use integration::load::{self, Load};
 use integration::{bounded, eventually, setting};
 
@@ -67,6 +67,17 @@ impl CatchUp {
     }
 }
 
+/// A member knows the names of all, and where clients reach them, wherever it learned of them.
+async fn all_are_known_to(member: &Member) {
+    let client = member.client();
+    eventually("names and client URLs of all members", START_LIMIT, || async {
+        let members = client.members().await.map_err(|error| error.to_string())?;
+        let known = members.iter().all(|it| !it.name.is_empty() && !it.client_ur_ls.is_empty());
+        if known { Ok(()) } else { Err(format!("{}: {members:?}", member.name)) }
+    })
+    .await;
+}
+
 /// Entries that stock etcd keeps behind a snapshot.
 const STOCK_CATCHUP_ENTRIES: u64 = 5000;
 
@@ -88,6 +99,7 @@ async fn taken_over_and_handed_back(version: &str, catch_up: CatchUp) {
                 let (name, flags) = (format!("{kind}{number}"), catch_up.flags(binary));
                 let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
                 replace_oldest(&mut cluster, &load, binary, &name, &flags).await;
+                all_are_known_to(cluster.members.last().expect("just added")).await;
                 load.progress(writes, PROGRESS_LIMIT).await;
             }
             cluster.assert_equal_hashes().await;
@@ -185,4 +197,54 @@ async fn the_data_of_a_stopped_etcd_3_5_are_taken_over_in_place() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_data_of_a_stopped_etcd_3_4_are_taken_over_in_place() {
     taken_over_in_place("3.4.").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_data_of_a_running_member_are_left_alone() {
+    bounded(4 * START_LIMIT, async {
+        let Some(peer) = binary::peer("3.5.") else { return };
+        let ours = binary::ours();
+        for (runs, comes) in [(&peer, &ours), (&ours, &peer), (&ours, &ours)] {
+            let cluster = Cluster::start(runs, 1).await;
+            let client = cluster.client(0);
+            client.put("before", "x").await.expect("put");
+            let mut second = cluster.newcomer(comes, "m0", &free_url(), &[]);
+            second.data_dir = cluster.members[0].data_dir.clone();
+            second.spawn();
+            // It ends, or waits for the lock.
+            let serves = async {
+                while second.is_running() {
+                    if second.client().revision().await.is_ok() {
+                        return true;
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                false
+            };
+            let serves = tokio::time::timeout(Duration::from_secs(3), serves).await;
+            assert_ne!(serves, Ok(true), "a second member serves the same data");
+            second.kill();
+            client.put("after", "x").await.expect("put");
+            assert_eq!(everything(&cluster).await.len(), 2);
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn downgrades_do_not_stop_members_of_3_4() {
+    use proto::etcdserverpb::{DowngradeRequest, downgrade_request::DowngradeAction};
+    bounded(4 * START_LIMIT, async {
+        let Some(peer) = binary::peer("3.4.") else { return };
+        let mut cluster = Cluster::of(&[peer.clone(), binary::ours(), peer]).start().await;
+        let ours = cluster.client(1);
+        for action in [DowngradeAction::Cancel, DowngradeAction::Enable, DowngradeAction::Validate] {
+            let request = DowngradeRequest { action: action as i32, version: "3.3".into() };
+            let _ = ours.maintenance.clone().downgrade(request).await;
+            ours.put("after", action.as_str_name()).await.expect("put");
+        }
+        cluster.assert_equal_hashes().await;
+        assert!(cluster.members.iter_mut().all(Member::is_running));
+    })
+    .await;
 }

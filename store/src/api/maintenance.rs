@@ -1,6 +1,9 @@
 //! Maintenance: status, alarms, hashes, leadership.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::Response;
@@ -22,6 +25,8 @@ use crate::{
     node::{Node, leader},
 };
 
+/// A client that takes nothing of a snapshot for so long gets no more: few can be made at the same time.
+const STALL_LIMIT: Duration = Duration::from_secs(60);
 /// Pieces of a snapshot made before the client has taken those before.
 const PIECES_AHEAD: usize = 4;
 
@@ -105,6 +110,7 @@ pub async fn snapshot(context: Context, requests: Requests) -> Result<Response<B
     let permit = node.may_save()?;
     let (sender, frames) = tokio::sync::mpsc::channel(PIECES_AHEAD);
     let saver = node.clone();
+    let edge = tokio::runtime::Handle::current();
     let save = move || {
         let remaining_bytes = std::cell::Cell::new(0);
         let mut send = |blob: Bytes| {
@@ -113,12 +119,13 @@ pub async fn snapshot(context: Context, requests: Requests) -> Result<Response<B
             let version = STORAGE_VERSION.to_owned();
             let piece =
                 pb::SnapshotResponse { header: None, remaining_bytes: remaining_bytes.get(), blob, version };
-            sender.blocking_send(Ok(grpc::frame(&piece))).is_ok()
+            let sent = tokio::time::timeout(STALL_LIMIT, sender.send(Ok(grpc::frame(&piece))));
+            edge.block_on(sent).is_ok_and(|sent| sent.is_ok())
         };
         let begin = |size_bytes: u64| remaining_bytes.set(size_bytes - bbolt::digest::SHA256_BYTES as u64);
         if let Err(error) = saver.save(begin, &mut send) {
             tracing::warn!(%error, "failed to send a snapshot to a client");
-            let _ = sender.blocking_send(Err(Status::new(Code::Unknown, error.to_string())));
+            let _ = sender.try_send(Err(Status::new(Code::Unknown, error.to_string())));
         }
         drop(permit);
     };
@@ -135,6 +142,10 @@ pub async fn move_leader(node: &Arc<Node>, request: pb::MoveLeaderRequest) -> Re
 /// (`node::leader`); what matters is that older stock members may join then.
 pub async fn downgrade(node: &Arc<Node>, request: pb::DowngradeRequest) -> Result<Bytes, Status> {
     let target = match DowngradeAction::try_from(request.action) {
+        // Without one there is nothing to cancel, and below 3.5 there can be none.
+        Ok(DowngradeAction::Cancel) if node.published.membership.load().downgrade().is_none() => {
+            return downgrade_answer(node);
+        }
         Ok(DowngradeAction::Cancel) => None,
         Ok(action) => {
             let target = downgrade_target(node, &request.version).await?;
@@ -163,7 +174,8 @@ async fn downgrade_target(node: &Node, version: &str) -> Result<String, Status> 
     let membership = node.published.membership.load();
     let current =
         membership.version().and_then(leader::minor).ok_or_else(error::cluster_version_unavailable)?;
-    if target.0 != current.0 || target.1 + 1 != current.1 {
+    // Members of 3.4 stop at the entry that says so, and whoever joins later meets it in the log.
+    if target.0 != current.0 || target.1 + 1 != current.1 || target < (3, 5) {
         return Err(error::invalid_downgrade_target_version());
     }
     if membership.downgrade().is_some() {

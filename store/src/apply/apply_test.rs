@@ -211,7 +211,7 @@ impl Member {
         stale.put(Bucket::Lease, &77_i64.to_be_bytes(), b"stale");
         target.write(&stale).unwrap();
         snapshot::verify(&bytes.as_slice()).unwrap();
-        snapshot::install(&target, &metadata, &bytes.as_slice()).unwrap();
+        snapshot::install(&target, &metadata, &BTreeMap::new(), &bytes.as_slice()).unwrap();
         Member::start(Arc::new(target), None, self.watched)
     }
 

@@ -74,9 +74,33 @@ impl Disk for Os {
     }
 }
 
+/// An exclusive lock of the open file on all of its bytes, which `flock` would not see.
+#[cfg(target_os = "linux")]
+fn lock_open_file(file: &fs::File) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: all zeros are a valid `flock`: from the beginning, to the end, of no process.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = libc::F_WRLCK as libc::c_short;
+    lock.l_whence = libc::SEEK_SET as libc::c_short;
+    // SAFETY: the descriptor is open, and the call only reads `lock`, which outlives it.
+    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &lock) } {
+        0 => Ok(()),
+        _ => Err(match io::Error::last_os_error() {
+            taken if taken.raw_os_error() == Some(libc::EACCES) => io::ErrorKind::WouldBlock.into(),
+            error => error,
+        }),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn lock_open_file(file: &fs::File) -> io::Result<()> {
+    fs::File::try_lock(file).map_err(io::Error::from)
+}
+
 impl File for fs::File {
+    /// etcd's kind of lock, so that neither server starts on the files of the other.
     fn try_lock(&self) -> io::Result<()> {
-        fs::File::try_lock(self).map_err(io::Error::from)
+        lock_open_file(self)
     }
 
     fn len(&self) -> io::Result<u64> {

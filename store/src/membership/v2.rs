@@ -5,12 +5,51 @@
 //! history and statistics already, and JSON that leaves them out leaves them alone.
 //! Source: etcd `server/etcdserver/api/v2store`, `api/membership/storev2.go`.
 
+use std::collections::BTreeMap;
+
+use proto::etcdserverpb as pb;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Membership;
 
 /// A node's end, where it has none.
 const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// What a member tells of itself. Up to 3.5 the v2 store alone has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Attributes {
+    pub name: String,
+    #[serde(rename = "clientURLs")]
+    pub client_urls: Vec<String>,
+}
+
+impl Attributes {
+    /// Of the members in a v2 store, by ID. What is not one has none.
+    pub fn of_v2_store(store: &[u8]) -> BTreeMap<u64, Attributes> {
+        let store: Value = serde_json::from_slice(store).unwrap_or_default();
+        let members = &store["Root"]["Children"]["0"]["Children"]["members"]["Children"];
+        let members = members.as_object().into_iter().flatten();
+        members
+            .filter_map(|(id, node)| {
+                let value = node["Children"]["attributes"]["Value"].as_str()?;
+                Some((u64::from_str_radix(id, 16).ok()?, serde_json::from_str(value).ok()?))
+            })
+            .collect()
+    }
+
+    /// What an operation on the v2 store says of a member, if it does.
+    pub fn of_request(request: &pb::Request) -> Option<(u64, Attributes)> {
+        let path: Vec<&str> = request.path.split('/').collect();
+        match (request.method.as_str(), path.as_slice()) {
+            ("PUT", ["", "0", "members", id, "attributes"]) => {
+                Some((u64::from_str_radix(id, 16).ok()?, serde_json::from_str(&request.val).ok()?))
+            }
+            _ => None,
+        }
+    }
+}
 
 impl Membership {
     /// As the store is at raft index `index`.
@@ -60,5 +99,27 @@ impl Membership {
         top.insert("0".into(), dir("/0", cluster));
         top.insert("1".into(), dir("/1", Map::new()));
         json!({ "Root": dir("/", top), "CurrentIndex": index, "CurrentVersion": 2 }).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::Member;
+
+    #[test]
+    fn names_and_client_urls_come_back_from_the_store() {
+        let mut membership = Membership::new(1);
+        let client_urls = vec!["http://c:1".to_owned()];
+        for (id, name) in [(0x1f, "m"), (7, "")] {
+            let member =
+                Member { id, name: name.into(), client_urls: client_urls.clone(), ..Member::default() };
+            membership.members.insert(id, member);
+        }
+        let store = membership.to_v2_store(3);
+        let found = Attributes::of_v2_store(store.as_bytes());
+        assert_eq!(found, BTreeMap::from([(0x1f, Attributes { name: "m".into(), client_urls })]));
+        assert!(Attributes::of_v2_store(b"").is_empty());
+        assert!(Attributes::of_v2_store(b"[1]").is_empty());
     }
 }

@@ -37,7 +37,7 @@ use crate::{
     disk::{Disk, Mode},
     ids::RequestIds,
     lease::{self, Lessor, Renewal, TimeToLive},
-    membership::{Change, Membership},
+    membership::{Attributes, Change, Membership},
     mutant::{self, Mutant},
     mvcc::{Block, Settle, Store, load},
     raft::driver::Event,
@@ -53,7 +53,7 @@ pub enum Input {
         readers: Vec<oneshot::Sender<()>>,
     },
     /// A received snapshot is durable in the log: take it over.
-    Restore(raftpb::SnapshotMetadata),
+    Restore(raftpb::Snapshot),
     /// The term in which this member leads, if it does.
     Leadership {
         term: Option<u64>,
@@ -193,8 +193,8 @@ impl Part for ApplyLoop {
                     self.refresh();
                     let _ = done.send(());
                 }
-                Input::Restore(metadata) => {
-                    if let Err(error) = self.restore(&metadata) {
+                Input::Restore(snapshot) => {
+                    if let Err(error) = self.restore(&snapshot) {
                         self.fatal.set(format!("failed to take over a snapshot: {error}"));
                         return false;
                     }
@@ -518,7 +518,9 @@ impl ApplyLoop {
     }
 
     /// Replaces the whole state by a received snapshot.
-    fn restore(&mut self, metadata: &raftpb::SnapshotMetadata) -> Result<(), SnapshotError> {
+    fn restore(&mut self, snapshot: &raftpb::Snapshot) -> Result<(), SnapshotError> {
+        let metadata = &snapshot.metadata;
+        let named = Attributes::of_v2_store(snapshot.data.as_deref().unwrap_or_default());
         if metadata.index <= self.applier.consistent_index() {
             return Ok(());
         }
@@ -536,7 +538,7 @@ impl ApplyLoop {
         let shared = self.shared.clone();
         let replacing = shared.reader.replace();
         let file = self.disk.open(&path, Mode::Read)?;
-        snapshot::install(&*self.backend, metadata, &snapshot::Stored(&*file))?;
+        snapshot::install(&*self.backend, metadata, &named, &snapshot::Stored(&*file))?;
         self.disk.remove_file(&path)?;
         drop(lock);
 

@@ -9,6 +9,7 @@
 //! first change and goes with the last, so an interrupted install is begun again from the received file.
 
 use std::{
+    collections::BTreeMap,
     io::{self, Write},
     ops::ControlFlow,
 };
@@ -26,7 +27,7 @@ use crate::{
         schema::{Revision, index, meta},
     },
     disk,
-    membership::{Member, Membership},
+    membership::{Attributes, Member, Membership},
     mutant::{self, Mutant},
 };
 
@@ -272,7 +273,7 @@ pub fn verify(file: &impl ReadAt) -> Result<(), SnapshotError> {
         batch.clear();
         match bucket {
             Bucket::Key => put_index(key, value, &mut batch),
-            Bucket::Members => put_member(key, value, &anybody, &mut batch),
+            Bucket::Members => put_member((key, value), &anybody, &BTreeMap::new(), &mut batch),
             _ => Ok(()),
         }
     })
@@ -291,10 +292,11 @@ fn delete_from(backend: &dyn Backend, bucket: Bucket, start: &[u8]) -> Result<()
 }
 
 /// Replaces everything in `backend` by the file, which `verify` must have found whole before. `metadata`: what it
-/// stands for.
+/// stands for. `named`: what the members told of themselves, where the file may not have it.
 pub fn install(
     backend: &dyn Backend,
     metadata: &raftpb::SnapshotMetadata,
+    named: &BTreeMap<u64, Attributes>,
     file: &impl ReadAt,
 ) -> Result<(), SnapshotError> {
     let mut mark = Batch::default();
@@ -326,8 +328,7 @@ pub fn install(
             return Ok(());
         }
         if bucket == Bucket::Members && !metadata.conf_state.voters.is_empty() {
-            put_member(key, value, &metadata.conf_state, &mut batch)?;
-            return Ok(());
+            return put_member((key, value), &metadata.conf_state, named, &mut batch);
         }
         batch.put(bucket, key, value);
         if bucket == Bucket::Key {
@@ -371,21 +372,24 @@ fn entries(
     Ok(())
 }
 
-/// A member as raft knows it. The database of etcd up to 3.5.20 goes on calling a promoted learner one, and may hold
-/// members that have left.
+/// A member as raft knows it, and as it told. The database of etcd up to 3.5.20 goes on calling a promoted learner one,
+/// and may hold members that have left; that of 3.5 has no client URLs.
 fn put_member(
-    key: &[u8],
-    value: &[u8],
+    (key, value): (&[u8], &[u8]),
     conf_state: &raftpb::ConfState,
+    named: &BTreeMap<u64, Attributes>,
     batch: &mut Batch,
 ) -> Result<(), SnapshotError> {
     let malformed = |_| SnapshotError::Malformed("a member that is not JSON");
-    let member: Member = serde_json::from_slice(value).map_err(malformed)?;
-    let is_learner =
+    let mut member: Member = serde_json::from_slice(value).map_err(malformed)?;
+    member.is_learner =
         conf_state.learners.contains(&member.id) || conf_state.learners_next.contains(&member.id);
+    if let Some(Attributes { name, client_urls }) = named.get(&member.id) {
+        (member.name, member.client_urls) = (name.clone(), client_urls.clone());
+    }
     let votes = conf_state.voters.contains(&member.id) || conf_state.voters_outgoing.contains(&member.id);
-    if is_learner || votes {
-        batch.put(Bucket::Members, key, Member { is_learner, ..member }.to_json().as_bytes());
+    if member.is_learner || votes {
+        batch.put(Bucket::Members, key, member.to_json().as_bytes());
     }
     Ok(())
 }
@@ -454,7 +458,7 @@ mod tests {
         batch.put(Bucket::Meta, b"stale", b"");
         target.write(&batch).unwrap();
         verify(&bytes.as_slice()).unwrap();
-        install(&target, &metadata, &bytes.as_slice()).unwrap();
+        install(&target, &metadata, &BTreeMap::new(), &bytes.as_slice()).unwrap();
         for bucket in Bucket::ALL {
             let all = |backend: &Memory| {
                 let mut all = Vec::new();
@@ -483,7 +487,7 @@ mod tests {
         let target = Memory::default();
         let metadata =
             raftpb::SnapshotMetadata { conf_state: conf_state.clone(), ..opening.snapshot.metadata };
-        install(&target, &metadata, &bytes.as_slice()).unwrap();
+        install(&target, &metadata, &BTreeMap::new(), &bytes.as_slice()).unwrap();
         assert_eq!(Membership::load(0, &target).unwrap().conf_state(), conf_state);
     }
 

@@ -134,7 +134,7 @@ impl WalLoop {
         }
         for persist in persists {
             if let Some(snapshot) = persist.snapshot {
-                let _ = self.apply.send(apply_loop::Input::Restore(snapshot.metadata));
+                let _ = self.apply.send(apply_loop::Input::Restore(snapshot));
             }
             // The driver first: an answer to these messages must find it knowing what they claim.
             let event = Event::Persisted { number: persist.number };

@@ -94,6 +94,7 @@ pub fn snapshot_to_raft(snapshot: &raftpb::Snapshot) -> eraftpb::Snapshot {
     metadata.index = snapshot.metadata.index;
     metadata.term = snapshot.metadata.term;
     metadata.set_conf_state(conf_state_to_raft(&snapshot.metadata.conf_state));
+    raft.data = snapshot.data.clone().unwrap_or_default();
     raft
 }
 

@@ -18,7 +18,7 @@ use proto::{etcdserverpb, raftpb, walpb};
 use super::{
     StartError, failed, force,
     join::Joined,
-    takeover::{STOCK_DATABASE, take_over},
+    takeover::{self, STOCK_DATABASE, follow, take_over},
 };
 use crate::{
     apply::{alarm::Alarms, conf_state_json},
@@ -31,7 +31,7 @@ use crate::{
     config::{ClusterState, Config},
     disk::{self, Disk, Mode},
     ids,
-    membership::{Member, Membership},
+    membership::{Attributes, Member, Membership},
     mutant::{self, Mutant},
     mvcc::load,
     node::{
@@ -60,6 +60,17 @@ pub fn exists(config: &Config, disk: &dyn Disk) -> Result<bool, StartError> {
 pub fn bootstrap(config: &Config, joined: Option<&Joined>, disk: Arc<dyn Disk>) -> Result<Found, StartError> {
     let data_dir = config.data_dir_path();
     check_data_dir(&data_dir)?;
+    // As bbolt locks it: no tool of a stock etcd works on it while it is taken over.
+    let stock = config.member_dir_path().join("snap").join(STOCK_DATABASE);
+    let _lock = match fs::File::open(&stock) {
+        Ok(file) => {
+            file.try_lock().map_err(|error| {
+                StartError(format!("{} is in use by another process: {error}", stock.display()))
+            })?;
+            Some(file)
+        }
+        Err(_) => None,
+    };
     let open = |dir: &Path| -> Result<Arc<dyn Backend>, BackendError> {
         Ok(Rocks::open(dir, rocks::Settings::default())?)
     };
@@ -80,6 +91,7 @@ pub fn member(
     disk.create_dir_all(&snap_dir).map_err(failed("cannot create data directory"))?;
     let open = || open(&snap_dir.join(BACKEND_DIR)).map_err(failed("backend"));
     let place = Place { disk, snap_dir: &snap_dir, wal_dir: &wal_dir, wal_options, open: &open };
+    remove_interrupted_transfers(&*place.disk, &snap_dir)?;
     match (exists, joined) {
         (true, _) => restart(config, place),
         (false, Some(joined)) => join(joined, place),
@@ -98,6 +110,17 @@ fn check_data_dir(data_dir: &Path) -> Result<(), StartError> {
             name => {
                 tracing::warn!(file = name, dir = %data_dir.display(), "found invalid file under data directory")
             }
+        }
+    }
+    Ok(())
+}
+
+/// Removes what is left of snapshots that were on their way when the member ended.
+fn remove_interrupted_transfers(disk: &dyn Disk, snap_dir: &Path) -> Result<(), StartError> {
+    for name in disk.list(snap_dir).map_err(failed("cannot read the data directory"))? {
+        if name.contains(".snap.db.tmp") {
+            disk.remove_file(&snap_dir.join(name))
+                .map_err(failed("cannot remove an interrupted transfer"))?;
         }
     }
     Ok(())
@@ -235,7 +258,8 @@ fn restart(config: &Config, place: Place<'_>) -> Result<Found, StartError> {
         let valid = wal::valid_snapshots(&*disk, wal_dir).map_err(failed("write-ahead log"))?;
         found = snap::load_newest(&*disk, snap_dir, &valid).map_err(failed("snapshot"))?;
     }
-    let marker = found.snapshot.unwrap_or_default().metadata;
+    let snapshot = found.snapshot.unwrap_or_default();
+    let marker = snapshot.metadata.clone();
     let from = walpb::Snapshot { index: marker.index, term: marker.term, conf_state: None };
     let (mut wal, mut recovered) =
         Wal::open(disk.clone(), wal_dir, &from, wal_options).map_err(failed("write-ahead log"))?;
@@ -244,8 +268,8 @@ fn restart(config: &Config, place: Place<'_>) -> Result<Found, StartError> {
     }
     let etcdserverpb::Metadata { node_id, cluster_id } = recovered.metadata;
     let backend = open()?;
-    take_over(&*disk, &*backend, snap_dir, &marker, &recovered.entries)?;
-    finish_install(&*disk, &*backend, snap_dir, &marker)?;
+    let took_over = take_over(&*disk, &*backend, snap_dir, &snapshot, &recovered.entries)?;
+    finish_install(&*disk, &*backend, snap_dir, &snapshot)?;
     let membership = Membership::load(cluster_id, &*backend).map_err(failed("backend"))?;
     if membership.members().next().is_some()
         && membership.get(node_id).is_none()
@@ -314,7 +338,22 @@ fn restart(config: &Config, place: Place<'_>) -> Result<Found, StartError> {
         commit_index = recovered.hard_state.commit,
         "restarting local member"
     );
-    assemble(node_id, cluster_id, wal, backend, &marker, recovered.hard_state, recovered.entries, None, tree)
+    let found = assemble(
+        node_id,
+        cluster_id,
+        wal,
+        backend,
+        &marker,
+        recovered.hard_state,
+        recovered.entries,
+        None,
+        tree,
+    )?;
+    // Only now is it sure that the directory is ours.
+    if took_over {
+        takeover::set_aside(&*disk, snap_dir)?;
+    }
+    Ok(found)
 }
 
 /// Completes the installation of the newest received snapshot, which a crash interrupted or which had not begun: an
@@ -323,8 +362,9 @@ fn finish_install(
     disk: &dyn Disk,
     backend: &dyn Backend,
     snap_dir: &Path,
-    marker: &raftpb::SnapshotMetadata,
+    newest: &raftpb::Snapshot,
 ) -> Result<(), StartError> {
+    let marker = &newest.metadata;
     let installing = backend.get(Bucket::Meta, meta::INSTALLING).map_err(failed("backend"))?;
     let found = snapshot::metadata(backend).map_err(failed("backend"))?.index;
     let index = match installing.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?))) {
@@ -352,7 +392,8 @@ fn finish_install(
     let stored = snapshot::Stored(&*file);
     snapshot::verify(&stored).map_err(failed("snapshot"))?;
     let metadata = raftpb::SnapshotMetadata { index, ..marker.clone() };
-    snapshot::install(backend, &metadata, &stored).map_err(failed("snapshot"))?;
+    let named = Attributes::of_v2_store(newest.data.as_deref().unwrap_or_default());
+    snapshot::install(backend, &metadata, &named, &stored).map_err(failed("snapshot"))?;
     disk.remove_file(&path).map_err(failed("snapshot"))
 }
 
@@ -427,15 +468,12 @@ fn assemble(
     })
 }
 
-/// Voters named by the configuration changes that open a log.
+/// The members named by the configuration changes that open a log.
 fn initial_conf_state(entries: &[raftpb::Entry]) -> Result<raftpb::ConfState, StartError> {
     let mut conf_state = raftpb::ConfState::default();
     for entry in entries.iter().take_while(|entry| entry.r#type == raftpb::EntryType::EntryConfChange as i32)
     {
-        let data = entry.data.clone().unwrap_or_default();
-        let change =
-            raftpb::ConfChange::decode(data).map_err(failed("write-ahead log: configuration change"))?;
-        conf_state.voters.push(change.node_id);
+        follow(&mut conf_state, entry).map_err(|why| StartError(format!("write-ahead log: {why}")))?;
     }
     if conf_state.voters.is_empty() {
         return Err(StartError(
@@ -443,7 +481,6 @@ fn initial_conf_state(entries: &[raftpb::Entry]) -> Result<raftpb::ConfState, St
                 .into(),
         ));
     }
-    conf_state.voters.sort_unstable();
     Ok(conf_state)
 }
 

@@ -1,7 +1,8 @@
 //! Taking over the data of a stopped stock etcd in place.
 //!
-//! Its log is read as it is; its database, `snap/db`, is copied into the backend, as a received snapshot is, and then
-//! set aside as `db.taken-over`. A crash in between begins again. The state stands at the last entry that the database
+//! Its log is read as it is; its database, `snap/db`, is copied into the backend, as a received snapshot is, and, once
+//! the member is found sound, set aside as `db.taken-over`. A crash in between begins again. Names and client URLs of
+//! members, which 3.5 keeps in its v2 store alone, come from the newest snapshot and the log. The state stands at the last entry that the database
 //! holds; members up to 3.4 do not always note it there, so the newest snapshot marker counts too.
 //! Source: etcd `server/storage/backend.go` (RecoverSnapshotBackend), `server/storage/schema`.
 
@@ -9,62 +10,85 @@ use std::path::Path;
 
 use bbolt::{Database, ReadAt};
 use prost::Message;
-use proto::raftpb::{self, ConfChangeType};
+use proto::{
+    etcdserverpb as pb,
+    raftpb::{self, ConfChangeType},
+};
 
 use super::{StartError, failed};
 use crate::{
     apply::parse_conf_state,
     backend::{Backend, Bucket, schema::meta},
     disk::{self, Disk, Mode},
-    node::{apply_loop::received_path, snapshot},
+    membership::Attributes,
+    node::{apply_loop::received_path, backend_loop::TREE_FILE, snapshot},
 };
 
 /// The database of a stock member, beside its `.snap` files.
 pub const STOCK_DATABASE: &str = "db";
 const SET_ASIDE: &str = "db.taken-over";
 
-/// Copies the database of a stock etcd into `backend`, if there is one. `marker`, `entries`: the newest snapshot, and
-/// the log behind it.
+/// Copies the database of a stock etcd into `backend`, if there is one that is newer. `newest`, `entries`: the newest
+/// snapshot, and the log behind it. True if there is one, which is to be set aside once the member is found sound.
 pub fn take_over(
     disk: &dyn Disk,
     backend: &dyn Backend,
     snap_dir: &Path,
-    marker: &raftpb::SnapshotMetadata,
+    newest: &raftpb::Snapshot,
     entries: &[raftpb::Entry],
-) -> Result<(), StartError> {
+) -> Result<bool, StartError> {
     let path = snap_dir.join(STOCK_DATABASE);
-    if !disk::exists(disk, &path).map_err(failed("cannot look for a stock database"))? {
-        return Ok(());
+    let is_there = |it: &Path| disk::exists(disk, it).map_err(failed("cannot look for a stock database"));
+    if !is_there(&path)? {
+        return Ok(false);
     }
+    let marker = &newest.metadata;
+    let file = disk.open(&path, Mode::Read).map_err(failed("cannot open the database of a stock etcd"))?;
+    let stored = stored(&snapshot::Stored(&*file), marker, entries)
+        .map_err(|why| StartError(format!("cannot take over {}: {why}", path.display())))?;
+    drop(file);
     let get = |key| backend.get(Bucket::Meta, key).map_err(failed("backend"));
-    let is_complete = get(meta::CONSISTENT_INDEX)?.is_some() && get(meta::INSTALLING)?.is_none();
-    if !is_complete {
-        let file =
-            disk.open(&path, Mode::Read).map_err(failed("cannot open the database of a stock etcd"))?;
-        let received = received_path(snap_dir, marker.index);
-        let stored = stored(&snapshot::Stored(&*file), marker, entries)
-            .map_err(|why| StartError(format!("cannot take over {}: {why}", path.display())))?;
-        // It had received a newer state and not begun to use it.
-        let is_newer =
-            |it: &Path| disk::exists(disk, it).map_err(failed("cannot look for a received snapshot"));
-        let (source, metadata) = match stored.index < marker.index && is_newer(&received)? {
-            true => (received, marker.clone()),
-            false => (path.clone(), stored),
-        };
-        tracing::info!(
-            database = %source.display(),
-            index = metadata.index,
-            "taking over the data of a stock etcd; this takes a while"
-        );
-        let file = disk.open(&source, Mode::Read).map_err(failed("snapshot"))?;
-        let file = snapshot::Stored(&*file);
-        snapshot::verify(&file).map_err(failed("snapshot"))?;
-        snapshot::install(backend, &metadata, &file).map_err(failed("snapshot"))?;
-        tracing::info!(index = metadata.index, "took over the data of a stock etcd");
+    // What was taken over and not set aside yet is not newer; a stock etcd that went on since has left more.
+    let held = snapshot::metadata(backend).map_err(failed("backend"))?.index;
+    if get(meta::INSTALLING)?.is_none() && get(meta::CONSISTENT_INDEX)?.is_some() && held >= stored.index {
+        return Ok(true);
     }
-    disk.rename(&path, &snap_dir.join(SET_ASIDE))
-        .and_then(|()| disk.sync_dir(snap_dir))
-        .map_err(failed("cannot set the taken-over database aside"))
+    // It had received a newer state and not begun to use it.
+    let received = received_path(snap_dir, marker.index);
+    let (source, metadata) = match stored.index <= marker.index && is_there(&received)? {
+        true => (received, marker.clone()),
+        false => (path, stored),
+    };
+    tracing::info!(
+        database = %source.display(),
+        index = metadata.index,
+        "taking over the data of a stock etcd; this takes a while"
+    );
+    // The tree that was saved belongs to the data before; it may not be there.
+    let _ = disk.remove_file(&snap_dir.join(TREE_FILE));
+    let file = disk.open(&source, Mode::Read).map_err(failed("snapshot"))?;
+    let file = snapshot::Stored(&*file);
+    snapshot::verify(&file).map_err(failed("snapshot"))?;
+    let mut named = Attributes::of_v2_store(newest.data.as_deref().unwrap_or_default());
+    for entry in entries.iter().filter(|entry| entry.index <= metadata.index) {
+        let request = entry.data.clone().and_then(|data| pb::Request::decode(data).ok());
+        named.extend(request.as_ref().and_then(Attributes::of_request));
+    }
+    snapshot::install(backend, &metadata, &named, &file).map_err(failed("snapshot"))?;
+    tracing::info!(index = metadata.index, "took over the data of a stock etcd");
+    Ok(true)
+}
+
+/// Gives the database that was taken over another name, one that nothing has.
+pub fn set_aside(disk: &dyn Disk, snap_dir: &Path) -> Result<(), StartError> {
+    let failed = |error| failed("cannot set the taken-over database aside")(error);
+    let names = disk.list(snap_dir).map_err(failed)?;
+    let numbered = (1..).map(|number| format!("{SET_ASIDE}.{number}"));
+    let free = std::iter::once(SET_ASIDE.to_owned()).chain(numbered).find(|name| !names.contains(name));
+    let free = free.expect("there are names enough");
+    tracing::info!(name = free, "setting the database of the stock etcd aside; it is not needed any more");
+    disk.rename(&snap_dir.join(STOCK_DATABASE), &snap_dir.join(free)).map_err(failed)?;
+    disk.sync_dir(snap_dir).map_err(failed)
 }
 
 /// What the database stands for.
