@@ -3,7 +3,10 @@
 //! A stock member keeps its data in `member/snap/db`, ours in `member/snap/kv`; the log is the same. Both may be there
 //! while ours takes over a stock one; until it has, the stock file is the whole.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use store::{
     backend::rocks::{Rocks, Settings},
@@ -51,10 +54,10 @@ impl DataDir {
         if wal::exists(&Os, &self.wal).map_err(Exit::failed)? {
             let segments = wal::segment::list(&Os, &self.wal).map_err(Exit::failed)?;
             // A server holds the last segment at least, which is the one it writes.
-            held.extend(segments.last().map(|name| lock(&name.path(&self.wal))).transpose()?);
+            held.extend(segments.last().map(|name| lock_segment(&name.path(&self.wal))).transpose()?);
         }
         if self.is_stock() {
-            held.push(lock(&self.stock_database())?);
+            held.push(lock_database(&self.stock_database())?);
         }
         Ok(Locked(held))
     }
@@ -76,7 +79,7 @@ pub fn open(path: &Path) -> Outcome<(Locked, Box<dyn Buckets>)> {
         let buckets = dir.open(&held)?;
         return Ok((held, buckets));
     }
-    Ok((Locked(vec![lock(path)?]), Box::new(Stock::open(path)?)))
+    Ok((Locked(vec![lock_database(path)?]), Box::new(Stock::open(path)?)))
 }
 
 /// Opens our own database without changing it.
@@ -88,14 +91,25 @@ pub fn open_own(dir: &Path) -> Outcome<std::sync::Arc<Rocks>> {
     Rocks::open_read_only(dir, Settings::default()).map_err(Exit::at(dir))
 }
 
-/// Holds the file of a database.
-pub fn lock(path: &Path) -> Outcome<Box<dyn disk::File>> {
+/// Holds a segment of the log, as servers do.
+fn lock_segment(path: &Path) -> Outcome<Box<dyn disk::File>> {
     let file = Os.open(path, Mode::Read).map_err(Exit::io("open", path))?;
-    file.try_lock().map_err(|error| match error.kind() {
-        std::io::ErrorKind::WouldBlock => {
+    file.try_lock().map_err(unlocked(path))?;
+    Ok(file)
+}
+
+/// Holds the file of a database, as bbolt does: with another kind of lock.
+pub fn lock_database(path: &Path) -> Outcome<Box<dyn disk::File>> {
+    let file = fs::File::open(path).map_err(Exit::io("open", path))?;
+    fs::File::try_lock(&file).map_err(|error| unlocked(path)(error.into()))?;
+    Ok(Box::new(file))
+}
+
+fn unlocked(path: &Path) -> impl FnOnce(io::Error) -> Exit + '_ {
+    move |error| match error.kind() {
+        io::ErrorKind::WouldBlock => {
             Exit::failed(format!("{} is in use: stop the server that uses it first", path.display()))
         }
         _ => Exit::io("lock", path)(error),
-    })?;
-    Ok(file)
+    }
 }

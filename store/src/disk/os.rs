@@ -74,22 +74,30 @@ impl Disk for Os {
     }
 }
 
-/// An exclusive lock of the open file on all of its bytes, which `flock` would not see.
+/// A lock of the open file on all of its bytes, which `flock` would not see: exclusive, or, where the file is open for
+/// reading only, one that readers share and a server refuses.
 #[cfg(target_os = "linux")]
 fn lock_open_file(file: &fs::File) -> io::Result<()> {
     use std::os::fd::AsRawFd;
-    // SAFETY: all zeros are a valid `flock`: from the beginning, to the end, of no process.
-    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
-    lock.l_type = libc::F_WRLCK as libc::c_short;
-    lock.l_whence = libc::SEEK_SET as libc::c_short;
-    // SAFETY: the descriptor is open, and the call only reads `lock`, which outlives it.
-    match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &lock) } {
-        0 => Ok(()),
-        _ => Err(match io::Error::last_os_error() {
-            taken if taken.raw_os_error() == Some(libc::EACCES) => io::ErrorKind::WouldBlock.into(),
-            error => error,
-        }),
-    }
+    let lock = |kind: libc::c_int| {
+        // SAFETY: all zeros are a valid `flock`: from the beginning, to the end, of no process.
+        let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+        lock.l_type = kind as libc::c_short;
+        lock.l_whence = libc::SEEK_SET as libc::c_short;
+        // SAFETY: the descriptor is open, and the call only reads `lock`, which outlives it.
+        match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &lock) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    let locked = match lock(libc::F_WRLCK) {
+        Err(error) if error.raw_os_error() == Some(libc::EBADF) => lock(libc::F_RDLCK),
+        locked => locked,
+    };
+    locked.map_err(|error| match error.raw_os_error() {
+        Some(libc::EACCES) => io::ErrorKind::WouldBlock.into(),
+        _ => error,
+    })
 }
 
 #[cfg(not(target_os = "linux"))]
