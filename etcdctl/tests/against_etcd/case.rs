@@ -172,7 +172,13 @@ impl Case {
         let stderr = replaced(&stderr);
         let error = match self.last_line {
             true => stderr.lines().last().unwrap_or_default().into(),
-            false => stderr.lines().filter_map(error_line).collect(),
+            false => {
+                let (mut logged, said): (Vec<_>, Vec<_>) =
+                    stderr.lines().filter_map(error_line).partition(|line| line.starts_with('{'));
+                // The real one logs from two threads while a snapshot comes.
+                logged.sort();
+                logged.concat() + &said.concat()
+            }
         };
         let mut stdout = replaced(&stdout);
         if self.usage
