@@ -142,10 +142,13 @@ pub fn stream(data: &[u8]) {
     look(&memory);
 }
 
+/// So that seeds are short.
+const SMALL_PAGES: usize = 512;
+
 /// The file with these entries, in the buckets that it must have at least.
 fn file_of(entries: &BTreeMap<(&str, Vec<u8>), Vec<u8>>) -> Vec<u8> {
     let out = std::io::Cursor::new(Vec::new());
-    let mut writer = bbolt::Writer::seeking(bbolt::PAGE_SIZE, out).expect("a Vec takes everything");
+    let mut writer = bbolt::Writer::seeking(SMALL_PAGES, out).expect("a Vec takes everything");
     let mut names: BTreeSet<&str> = entries.keys().map(|(name, _)| *name).collect();
     names.extend([Bucket::Key.name(), Bucket::Meta.name()]);
     for name in names {
@@ -158,14 +161,9 @@ fn file_of(entries: &BTreeMap<(&str, Vec<u8>), Vec<u8>>) -> Vec<u8> {
 }
 
 pub fn stream_seeds() -> Vec<Vec<u8>> {
-    let memory = filled();
-    let (ready, _metadata) = tokio::sync::oneshot::channel();
-    let mut stream = vec![0];
-    let sent = snapshot::stream(&memory, 0, ready, &mut |chunk| {
-        stream.extend_from_slice(&chunk);
-        true
-    });
-    sent.expect("memory streams");
+    let stored = records().into_iter().filter(|(bucket, ..)| *bucket != Bucket::Index);
+    let file = file_of(&stored.map(|(bucket, key, value)| ((bucket.name(), key), value)).collect());
+    let stream = [&[0][..], &file].concat();
     let mut entries = Script::default().byte(1);
     for (bucket, key, value) in records() {
         entries = entries.byte(bucket as u8).bytes(&key).bytes(&value);
