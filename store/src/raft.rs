@@ -3,7 +3,7 @@
 //! `driver` takes ticks, messages, proposals and acknowledgements and gives back what is to be sent, persisted,
 //! applied and answered. It does no I/O and reads no clock: a tick is one heartbeat interval, counted by whoever
 //! calls it, and election timeouts come from an injected source of randomness. `log` keeps the tail of the raft log in
-//! memory; `convert` translates between the crate's messages and etcd's.
+//! memory, `retention` says how far back; `convert` translates between the crate's messages and etcd's.
 //! Called by the node loop and by the simulator.
 //! Source: etcd-io/raft; tikv/raft-rs, whose numbering of conf changes and of a few fields differs from etcd's.
 
@@ -12,5 +12,6 @@ pub mod driver;
 #[cfg(test)]
 mod driver_test;
 pub mod log;
+pub mod retention;
 
 pub use driver::{Driver, Output, Persist, Role, SoftState};

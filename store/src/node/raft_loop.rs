@@ -27,6 +27,7 @@ use crate::{
     raft::{
         Driver, Output, Role, SoftState,
         driver::{Event, StepError},
+        retention::Retention,
     },
 };
 
@@ -64,9 +65,7 @@ pub struct RaftLoop {
     pub clock: Clock,
     pub tick: Duration,
     pub next_tick: Instant,
-    pub snapshot_count: u64,
-    pub catch_up_entries: u64,
-    pub max_log_bytes: usize,
+    pub retention: Retention,
     /// Persists handed to the log thread and not yet durable.
     pub persisting: usize,
     /// Of the last output.
@@ -212,6 +211,7 @@ impl RaftLoop {
             let _ = self.wal.send(wal_loop::Input::HardState(state));
         }
         self.event(Event::Tick);
+        self.retention.tick(|peer| Some(self.driver.progress(peer)?.0));
         let retry_ticks = (READ_RETRY_MS / self.tick.as_millis().max(1) as u64).max(1);
         if self.reads.tick(retry_ticks) {
             self.status.slow_read_indexes.fetch_add(1, Ordering::Relaxed);
@@ -233,7 +233,12 @@ impl RaftLoop {
                     return self.persisted(number.max(self.last_number));
                 }
             }
-            Event::Applied { index } => self.compact(index),
+            Event::Applied { index } => {
+                if let Some(index) = self.retention.cut(self.driver.log(), index) {
+                    let _ = self.driver.step(Event::Compact { index });
+                }
+            }
+            Event::SnapshotStatus { peer, .. } => self.retention.sent(peer),
             _ => {}
         }
         let applied = matches!(event, Event::Applied { .. });
@@ -253,20 +258,6 @@ impl RaftLoop {
     /// The driver keeps a record of each output until it hears of it.
     fn persisted(&mut self, number: u64) {
         let _ = self.driver.step(Event::Persisted { number });
-    }
-
-    /// Keeps what followers need to catch up, and no more than the bounds allow.
-    fn compact(&mut self, applied: u64) {
-        let log = self.driver.log();
-        let held = applied.saturating_sub(log.first());
-        let index = if log.size_bytes() > self.max_log_bytes {
-            applied
-        } else if held > self.catch_up_entries + self.snapshot_count {
-            applied - self.catch_up_entries
-        } else {
-            return;
-        };
-        let _ = self.driver.step(Event::Compact { index });
     }
 
     /// Does what the driver wants done.
@@ -293,6 +284,9 @@ impl RaftLoop {
         self.last_number = output.number;
         if let Some(state) = output.soft_state {
             self.soft_state(state);
+        }
+        for message in output.messages.iter().filter(|it| it.r#type == MessageType::MsgSnap as i32) {
+            self.retention.sends(message.to, message.snapshot.metadata.index);
         }
         if !output.messages.is_empty() {
             self.outbound.send(output.messages);
