@@ -118,6 +118,14 @@ pub struct Applied {
     pub compaction: Option<i64>,
 }
 
+/// As all members must have them.
+#[derive(Clone, Copy)]
+pub struct Settings {
+    /// For passwords that entries of etcd 3.4 carry in the clear.
+    pub bcrypt_cost: u32,
+    pub max_learners: u64,
+}
+
 /// Everything that entries change.
 pub struct Applier {
     pub store: Store,
@@ -125,12 +133,9 @@ pub struct Applier {
     pub membership: Membership,
     pub alarms: Alarms,
     pub auth: Auth,
-    /// For passwords that entries of etcd 3.4 carry in the clear.
-    pub bcrypt_cost: u32,
     /// Monotonic time of this member in milliseconds; only what the leader alone does depends on it.
     pub now_ms: u64,
-    /// As all members must have it.
-    pub max_learners: u64,
+    pub settings: Settings,
     consistent: (u64, u64),
     membership_changed: bool,
     auth_changed: bool,
@@ -153,9 +158,8 @@ impl Applier {
             membership,
             alarms,
             auth,
-            bcrypt_cost: password::DEFAULT_COST,
             now_ms: 0,
-            max_learners: MAX_LEARNERS,
+            settings: Settings { bcrypt_cost: password::DEFAULT_COST, max_learners: MAX_LEARNERS },
             consistent: (consistent_index, term),
             membership_changed: true,
             auth_changed: true,
@@ -316,7 +320,7 @@ impl Applier {
         } else if let Some(checkpoint) = request.lease_checkpoint {
             for lease in checkpoint.checkpoints {
                 // Members below 3.6 do not persist the remaining TTL, and all must hold the same.
-                let persist = self.all_are_new();
+                let persist = self.membership.all_are_new();
                 self.lessor.checkpoint(lease.id, lease.remaining_ttl, persist, self.now_ms);
             }
             Ok(Response::None)
@@ -372,16 +376,7 @@ impl Applier {
 
     /// Members below 3.6 have no flag for it.
     fn learner_limit(&self) -> u64 {
-        if self.all_are_new() { self.max_learners } else { MAX_LEARNERS }
-    }
-
-    /// Whether all members follow the rules of 3.6.
-    fn all_are_new(&self) -> bool {
-        let number = |part: Option<&str>| part.and_then(|it| it.parse::<u64>().ok()).unwrap_or(0);
-        self.membership.version().is_some_and(|version| {
-            let mut parts = version.split('.');
-            (number(parts.next()), number(parts.next())) >= (3, 6)
-        })
+        if self.membership.all_are_new() { self.settings.max_learners } else { MAX_LEARNERS }
     }
 
     fn lease_grant(&mut self, request: &pb::LeaseGrantRequest) -> Result<pb::LeaseGrantResponse, ApplyError> {

@@ -71,6 +71,12 @@ impl Member {
     }
 }
 
+/// (major, minor) of a version.
+pub fn minor(version: &str) -> Option<(u64, u64)> {
+    let mut parts = version.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
 /// Votes that decide among `voters`.
 pub fn quorum(voters: usize) -> usize {
     voters / 2 + 1
@@ -217,6 +223,16 @@ impl Membership {
 
     pub fn version(&self) -> Option<&str> {
         self.version.as_deref()
+    }
+
+    /// (major, minor) of `version`.
+    pub fn minor_version(&self) -> Option<(u64, u64)> {
+        self.version().and_then(minor)
+    }
+
+    /// Whether all members follow the rules of 3.6.
+    pub fn all_are_new(&self) -> bool {
+        self.minor_version() >= Some((3, 6))
     }
 
     pub fn set_version(&mut self, version: &str, batch: &mut Batch) {

@@ -415,10 +415,7 @@ impl Node {
         let wanted = self.status.applied.load(Ordering::Acquire);
         transport::wait_for_backend(&**backend, &self.backend_loop, wanted);
         // No compaction or received snapshot takes away what is read here: it stands still.
-        let frozen = Frozen::of(&**backend)?;
-        if frozen.metadata.index < wanted {
-            return Err(SnapshotError::TooOld { wanted, found: frozen.metadata.index });
-        }
+        let frozen = Frozen::of(&**backend, wanted)?;
         begin(frozen.size_bytes());
         frozen.send(send)
     }

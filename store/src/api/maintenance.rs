@@ -20,10 +20,7 @@ use super::{
     kv,
     router::Context,
 };
-use crate::{
-    apply, config,
-    node::{Node, leader},
-};
+use crate::{apply, config, node::Node};
 
 /// A client that takes nothing of a snapshot for so long gets no more: few can be made at the same time.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
@@ -172,8 +169,7 @@ async fn downgrade_target(node: &Node, version: &str) -> Result<String, Status> 
     };
     node.read_index().await?;
     let membership = node.published.membership.load();
-    let current =
-        membership.version().and_then(leader::minor).ok_or_else(error::cluster_version_unavailable)?;
+    let current = membership.minor_version().ok_or_else(error::cluster_version_unavailable)?;
     // Members of 3.4 stop at the entry that says so, and whoever joins later meets it in the log.
     if target.0 != current.0 || target.1 + 1 != current.1 || target < (3, 5) {
         return Err(error::invalid_downgrade_target_version());
@@ -186,7 +182,7 @@ async fn downgrade_target(node: &Node, version: &str) -> Result<String, Status> 
 
 fn downgrade_answer(node: &Node) -> Result<Bytes, Status> {
     let membership = node.published.membership.load();
-    let current = membership.version().and_then(leader::minor).unwrap_or_default();
+    let current = membership.minor_version().unwrap_or_default();
     let version = format!("{}.{}", current.0, current.1);
     Ok(grpc::frame(&pb::DowngradeResponse { header: Some(node.header(0)), version }))
 }

@@ -30,8 +30,8 @@ impl Applier {
         }
         let at = Circumstances {
             index: self.consistent_index(),
-            bcrypt_cost: self.bcrypt_cost,
-            refuses_empty_ranges: self.all_are_new(),
+            bcrypt_cost: self.settings.bcrypt_cost,
+            refuses_empty_ranges: self.membership.all_are_new(),
         };
         let before = (self.auth.is_enabled(), self.auth.revision());
         let changed = self.auth.apply(change, &at, self.store.batch())?;
@@ -59,7 +59,7 @@ impl Applier {
             return Ok(());
         }
         let lease_keys = |id| self.lessor.keys(id).unwrap_or_default();
-        let asking = Asking { who, lease_keys: &lease_keys, root_at_once: self.all_are_new() };
+        let asking = Asking { who, lease_keys: &lease_keys, root_at_once: self.membership.all_are_new() };
         Ok(check(&self.auth, &asking)?)
     }
 

@@ -146,7 +146,6 @@ pub struct ApplyLoop {
     pub election_timeout_ms: u64,
     pub lease_config: lease::Config,
     pub token_ttl: Duration,
-    pub bcrypt_cost: u32,
     pub checkpoint_entries: u64,
     pub checkpoint_bytes: u64,
     pub value_cache_bytes: u64,
@@ -563,10 +562,9 @@ impl ApplyLoop {
             false => metadata.index,
             true => self.applier.consistent_index(),
         };
-        let max_learners = self.applier.max_learners;
+        let settings = self.applier.settings;
         self.applier = Applier::new(store, lessor, membership, alarms, auth, index, metadata.term);
-        self.applier.max_learners = max_learners;
-        self.applier.bcrypt_cost = self.bcrypt_cost;
+        self.applier.settings = settings;
         // Which of them were made void is not in the snapshot.
         self.published.tokens.lock().clear();
         self.publish_auth();

@@ -26,8 +26,7 @@ use super::{
     wal_loop::{self, WalLoop},
 };
 use crate::{
-    apply::Applier,
-    apply::alarm::Alarms,
+    apply::{self, Applier, alarm::Alarms},
     auth::Auth,
     backend::Backend,
     config::{Config, Feature},
@@ -42,6 +41,7 @@ use crate::{
         Driver,
         driver::{Event, Random, Settings},
         log::Log,
+        retention::Retention,
     },
     wal::Wal,
 };
@@ -53,6 +53,8 @@ const MAX_INFLIGHT_MESSAGES: usize = 512;
 const MAX_WAITING_BYTES: usize = 64 << 20;
 /// Log entries in memory.
 const MAX_LOG_BYTES: usize = 128 << 20;
+/// What a follower may take to install a received snapshot without needing another, as in etcd.
+const INSTALL_LIMIT: Duration = Duration::from_secs(30);
 /// Batches applied between two checkpoints.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
 
@@ -192,8 +194,8 @@ pub fn build(
         let _ = lessor.attach(lease, key.into());
     }
     let mut applier = Applier::new(store, lessor, membership, alarms, auth, applied.index, applied.term);
-    applier.bcrypt_cost = config.effective_bcrypt_cost();
-    applier.max_learners = config.max_learners;
+    applier.settings =
+        apply::Settings { bcrypt_cost: config.effective_bcrypt_cost(), max_learners: config.max_learners };
     applier.store.publish(applied.index);
     applier.take_membership_changed();
     status.applied.store(applied.index, Ordering::Release);
@@ -275,9 +277,12 @@ pub fn build(
         clock: clock.clone(),
         tick,
         next_tick: clock.now() + tick,
-        snapshot_count: config.snapshot_count,
-        catch_up_entries: config.snapshot_catchup_entries,
-        max_log_bytes: MAX_LOG_BYTES,
+        retention: Retention::new(
+            config.snapshot_catchup_entries,
+            config.snapshot_count,
+            MAX_LOG_BYTES,
+            INSTALL_LIMIT.as_millis().div_ceil(tick.as_millis().max(1)) as u64,
+        ),
         persisting: 0,
         last_number: 0,
         unwritten_commit: None,
@@ -326,7 +331,6 @@ pub fn build(
         election_timeout_ms: config.election_timeout_ms,
         lease_config,
         token_ttl: config.simple_token_ttl(),
-        bcrypt_cost: config.effective_bcrypt_cost(),
         checkpoint_entries: config.snapshot_count,
         checkpoint_bytes: CHECKPOINT_BYTES,
         value_cache_bytes: config.value_cache_budget_bytes(),

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use proto::etcdserverpb::{self as pb, AlarmType, alarm_request::AlarmAction};
 
-use super::Node;
+use super::{Node, leader::pause};
 
 /// A member's hash of its history at a revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub async fn check_at_start(node: &Node) -> Result<(), String> {
 
 /// While leading, compares what members hold now.
 pub async fn check_periodically(node: Arc<Node>, interval: Duration) {
-    while rest(&node, interval).await {
+    while !pause(&node, interval).await {
         if !node.status.is_leader() {
             continue;
         }
@@ -60,7 +60,7 @@ pub async fn check_periodically(node: Arc<Node>, interval: Duration) {
 /// While leading, compares what members held at the newest compaction.
 pub async fn check_compactions(node: Arc<Node>, interval: Duration) {
     let mut checked = 0;
-    while rest(&node, interval).await {
+    while !pause(&node, interval).await {
         let floor = node.reader.view().compact_revision;
         if !node.status.is_leader() || floor <= checked {
             continue;
@@ -79,14 +79,6 @@ pub async fn check_compactions(node: Arc<Node>, interval: Duration) {
         for id in suspects {
             alarm(&node, id).await;
         }
-    }
-}
-
-/// False once the member has stopped.
-async fn rest(node: &Node, time: Duration) -> bool {
-    tokio::select! {
-        () = tokio::time::sleep(time) => true,
-        () = node.fatal.happened() => false,
     }
 }
 

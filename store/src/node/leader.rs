@@ -9,15 +9,16 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use proto::{etcdserverpb as pb, membershippb};
 
 use super::{Node, RequestError};
-use crate::config::{AutoCompaction, VERSION};
+use crate::{
+    config::{AutoCompaction, MIN_CLUSTER_VERSION, VERSION},
+    membership::minor,
+};
 
 /// How often the leader looks at its peers' versions.
 const VERSION_INTERVAL: Duration = Duration::from_secs(5);
 const VERSION_POLL: Duration = Duration::from_millis(250);
 /// Automatic compaction keeps N revisions by looking this often.
 const REVISION_INTERVAL: Duration = Duration::from_secs(5 * 60);
-/// Cluster version while a peer's is unknown.
-const LOWEST_VERSION: &str = "3.0.0";
 
 /// Makes this member's name and client URLs known; tries until they are.
 pub async fn publish(node: Arc<Node>) {
@@ -70,7 +71,7 @@ impl Attributes<'_> {
 
 /// Members of 3.4 stop at an entry of a kind that they do not know; 3.5 and before write these as v2 operations.
 fn all_know_v3_membership(node: &Node) -> bool {
-    node.published.membership.load().version().and_then(minor).is_some_and(|version| version >= (3, 6))
+    node.published.membership.load().all_are_new()
 }
 
 /// While leading, keeps the cluster version at the lowest minor version of its members.
@@ -80,7 +81,7 @@ pub async fn monitor_version(node: Arc<Node>) {
             decide_version(&node).await;
         }
         // Quick until there is a version, so that clients that ask for it need not wait.
-        let decided = node.published.membership.load().version().is_some_and(|it| it != LOWEST_VERSION);
+        let decided = node.published.membership.load().version().is_some_and(|it| it != MIN_CLUSTER_VERSION);
         let pause = if decided { VERSION_INTERVAL } else { VERSION_POLL };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -95,7 +96,7 @@ async fn decide_version(node: &Node) {
     for member in membership.members().filter(|member| member.id != node.id) {
         versions.push(version_of(node, &member.peer_urls).await);
     }
-    let current = membership.version().and_then(minor);
+    let current = membership.minor_version();
     let target = membership.downgrade().and_then(minor);
     let Some(wanted) = next_version(&versions, current, target) else {
         // Down there, and everybody can live with it: done.
@@ -130,7 +131,7 @@ fn next_version(
     current: Option<(u64, u64)>,
     downgrade: Option<(u64, u64)>,
 ) -> Option<(u64, u64)> {
-    let undecided = minor(LOWEST_VERSION);
+    let undecided = minor(MIN_CLUSTER_VERSION);
     let own = minor(VERSION);
     let lowest = versions.iter().fold(own, |lowest, version| lowest.min(*version));
     match (lowest, current) {
@@ -143,12 +144,6 @@ fn next_version(
             (lowest > current && (current == undecided || lowest < own)).then_some(lowest).flatten()
         }
     }
-}
-
-/// (major, minor)
-pub fn minor(version: &str) -> Option<(u64, u64)> {
-    let mut parts = version.split('.');
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 async fn version_of(node: &Node, urls: &[String]) -> Option<(u64, u64)> {
@@ -201,7 +196,7 @@ pub async fn auto_compact(node: Arc<Node>, mode: AutoCompaction) {
 }
 
 /// True once the member has stopped.
-async fn pause(node: &Node, time: Duration) -> bool {
+pub async fn pause(node: &Node, time: Duration) -> bool {
     tokio::select! {
         () = tokio::time::sleep(time) => false,
         () = node.fatal.happened() => true,

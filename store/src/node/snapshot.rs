@@ -126,10 +126,13 @@ enum Item<'a> {
 }
 
 impl<'a> Frozen<'a> {
-    /// Freezes what `backend` holds now.
-    pub fn of(backend: &'a dyn Backend) -> Result<Frozen<'a>, SnapshotError> {
+    /// Freezes what `backend` holds now, which must be at or behind raft index `wanted`.
+    pub fn of(backend: &'a dyn Backend, wanted: u64) -> Result<Frozen<'a>, SnapshotError> {
         let state = backend.freeze();
         let metadata = metadata(&*state)?;
+        if metadata.index < wanted {
+            return Err(SnapshotError::TooOld { wanted, found: metadata.index });
+        }
         let mut planner = Planner::new(bbolt::PAGE_SIZE)?;
         items(&*state, &mut |item| match item {
             Item::Bucket(name) => planner.bucket(name.as_bytes()),
@@ -224,10 +227,7 @@ pub fn stream(
     ready: oneshot::Sender<Opening>,
     send: &mut dyn FnMut(Bytes) -> bool,
 ) -> Result<(), SnapshotError> {
-    let frozen = Frozen::of(backend)?;
-    if frozen.metadata.index < wanted {
-        return Err(SnapshotError::TooOld { wanted, found: frozen.metadata.index });
-    }
+    let frozen = Frozen::of(backend, wanted)?;
     let data = Some(frozen.v2_store()?.into());
     let snapshot = raftpb::Snapshot { metadata: frozen.metadata.clone(), data };
     if ready.send(Opening { snapshot, size_bytes: frozen.size_bytes() }).is_err() {

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, net::ToSocketAddrs, time::Duration};
 use super::StartError;
 use crate::{
     config::{Config, InitialCluster, MIN_CLUSTER_VERSION, Url, VERSION},
-    membership::Member,
+    membership::{Member, minor},
     peer::client::Client,
 };
 
@@ -174,12 +174,6 @@ async fn compatibility(own: u64, members: &[Member], client: &Client) -> Compati
         }
     }
     found
-}
-
-/// (major, minor)
-fn minor(version: &str) -> Option<(u64, u64)> {
-    let mut parts = version.split('.');
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 #[cfg(test)]
