@@ -293,13 +293,14 @@ impl Member {
             Some(command.spawn().unwrap_or_else(|error| panic!("start {:?}: {error}", self.program)));
     }
 
-    /// Waits until a linearizable read succeeds; fails when the process exits or takes too long.
+    /// Waits until a linearizable read succeeds, or is refused for want of a user; fails when the process exits or takes too long.
     pub async fn ready(&mut self) {
         let client = Client::with_limit(&self.client_url, Duration::from_secs(2));
         let start = Instant::now();
         loop {
             let reason = match client.revision().await {
                 Ok(_) => return,
+                Err(status) if status.message().ends_with("user name is empty") => return,
                 Err(status) => status,
             };
             assert!(self.is_running(), "{} exited instead of serving:\n{}", self.name, self.log_end());
