@@ -1,12 +1,12 @@
 //! TLS over real processes: who is admitted, what may change while the server runs, members among themselves, stock
 //! programs. Names and revocation in detail are tested beside the module.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use integration::binary::{self, Binary};
-use integration::cluster::{Cluster, Host, Member, START_LIMIT, free_port};
+use integration::cluster::{Cluster, Host, Member, START_LIMIT, free_port, free_url};
 use integration::tls::{Authority, Dialler};
 use integration::{bounded, eventually, http, setting};
 use proto::etcdserverpb::WatchCreateRequest;
@@ -281,30 +281,112 @@ async fn certificates_can_be_of_their_own_making() {
     .await;
 }
 
+/// An etcdctl that shows a certificate for `client`, or none.
+struct Etcdctl<'a> {
+    program: PathBuf,
+    address: &'a str,
+    authority: &'a Authority,
+}
+
+impl Etcdctl<'_> {
+    /// Whether it succeeds, and what it prints.
+    async fn attempt(&self, certificate: bool, user: &str, words: &str) -> (bool, String) {
+        let mut command = Command::new(&self.program);
+        command.env("ETCDCTL_API", "3").arg(format!("--endpoints=https://{}", self.address));
+        command.arg(format!("--cacert={}", self.authority.file("ca.pem"))).arg("--dial-timeout=1s");
+        command.arg("--command-timeout=5s");
+        if certificate {
+            command.arg(format!("--cert={}", self.authority.file("client.pem")));
+            command.arg(format!("--key={}", self.authority.file("client.key")));
+        }
+        if !user.is_empty() {
+            command.arg(format!("--user={user}:secret"));
+        }
+        let output = command.args(words.split(' ')).stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = output.await.expect("etcdctl");
+        let text =
+            [output.stdout, output.stderr].map(|it| String::from_utf8_lossy(&it).into_owned()).concat();
+        println!("{} {user} {words}: {}\n{text}", self.program.display(), output.status);
+        (output.status.success(), text)
+    }
+
+    async fn run(&self, user: &str, words: &str) -> String {
+        let (succeeds, text) = self.attempt(true, user, words).await;
+        assert!(succeeds, "{user} {words}: {text}");
+        text
+    }
+
+    async fn refused(&self, user: &str, words: &str, why: &str) {
+        let (succeeds, text) = self.attempt(true, user, words).await;
+        assert!(!succeeds && text.contains(why), "{user} {words}: {text}");
+    }
+}
+
+/// Auth, members and snapshots by TLS, with stock etcdctl and our own, as an operator who starts with nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn stock_etcdctl_by_tls() {
+async fn etcdctl_operates_a_secured_member() {
     bounded(LIMIT, async {
         let directory = tempfile::tempdir().expect("a directory");
-        let ours = authority(directory.path(), "ours");
-        let (_cluster, address) = secure_member(ours.client_flags(true)).await;
-        for program in binary::etcdctls() {
-            let run = |args: &'static [&'static str], certificate: bool| {
-                let mut command = Command::new(&program);
-                command.env("ETCDCTL_API", "3").arg(format!("--endpoints=https://{address}"));
-                command.arg(format!("--cacert={}", ours.file("ca.pem"))).arg("--dial-timeout=1s");
-                command.arg("--command-timeout=3s");
-                if certificate {
-                    command.arg(format!("--cert={}", ours.file("client.pem")));
-                    command.arg(format!("--key={}", ours.file("client.key")));
-                }
-                command.args(args).stdin(Stdio::null()).kill_on_drop(true);
-                async move { command.output().await.expect("etcdctl") }
-            };
-            println!("{}", program.display());
-            assert_eq!(run(&["put", "a", "b"], true).await.stdout, b"OK\n");
-            assert_eq!(run(&["get", "a"], true).await.stdout, b"a\nb\n");
-            assert!(run(&["endpoint", "health"], true).await.status.success());
-            assert!(!run(&["get", "a"], false).await.status.success());
+        let authority = authority(directory.path(), "ours");
+        let (cluster, address) = secure_member(authority.client_flags(true)).await;
+        let ours = binary::ours().path.with_file_name("etcdctl");
+        for program in binary::etcdctls().into_iter().chain([ours]) {
+            let etcdctl = Etcdctl { program, address: &address, authority: &authority };
+            assert_eq!(etcdctl.run("", "put a b").await, "OK\n");
+            assert!(!etcdctl.attempt(false, "", "get a").await.0, "without a certificate");
+
+            etcdctl.run("", "user add root:secret").await;
+            etcdctl.run("", "role add root").await;
+            for words in [
+                "user grant-role root root",
+                "role add some",
+                "role grant-permission some readwrite a",
+                "role grant-permission some read b/ --prefix",
+                "user add alice:secret",
+                "user grant-role alice some",
+                // Who shows a certificate of this name needs no password.
+                "user add client --no-password",
+                "auth enable",
+            ] {
+                etcdctl.run("", words).await;
+            }
+            etcdctl.refused("", "get a", "permission denied").await;
+            etcdctl.run("root", "user grant-role client some").await;
+            assert_eq!(etcdctl.run("", "get a").await, "a\nb\n");
+            etcdctl.run("", "endpoint health").await;
+
+            assert_eq!(etcdctl.run("alice", "put a c").await, "OK\n");
+            etcdctl.refused("alice", "put b/1 c", "permission denied").await;
+            etcdctl
+                .refused("alice", "member add two --peer-urls=http://127.0.0.1:1", "permission denied")
+                .await;
+            etcdctl.refused("mallory", "get a", "invalid user ID or password").await;
+            etcdctl.run("root", "role revoke-permission some a").await;
+            etcdctl.refused("alice", "get a", "permission denied").await;
+            assert!(etcdctl.run("root", "role get some").await.contains("[b/, b0)"));
+            assert_eq!(etcdctl.run("root", "user list").await, "alice\nclient\nroot\n");
+            assert!(etcdctl.run("root", "user get alice").await.contains("Roles: some"));
+
+            let url = free_url();
+            let added = etcdctl.run("root", &format!("member add two --learner --peer-urls={url}")).await;
+            let id = added.split(' ').nth(1).expect("Member <id> added to cluster").to_owned();
+            etcdctl.refused("root", &format!("member promote {id}"), "learner").await;
+            etcdctl.run("root", &format!("member update {id} --peer-urls={}", free_url())).await;
+            assert!(etcdctl.run("root", "member list").await.contains(&id));
+            etcdctl.run("root", &format!("member remove {id}")).await;
+
+            let file = cluster.path().join("saved.db");
+            etcdctl.refused("alice", &format!("snapshot save {}", file.display()), "permission denied").await;
+            etcdctl.run("root", &format!("snapshot save {}", file.display())).await;
+            let tool = binary::ours().path.with_file_name("etcdutl");
+            let status = Command::new(tool).args(["snapshot", "status"]).arg(&file).output().await;
+            assert!(status.expect("etcdutl").status.success());
+
+            etcdctl.run("root", "auth disable").await;
+            for words in ["user delete alice", "user delete client", "user delete root", "role delete some"] {
+                etcdctl.run("", words).await;
+            }
+            etcdctl.run("", "role delete root").await;
         }
     })
     .await;
