@@ -64,12 +64,20 @@ pub trait Backend: Read {
     fn flush(&self) -> Result<()>;
     /// Removes keys from `start` to `end` of a bucket, in one step.
     fn delete_range(&self, bucket: Bucket, start: &[u8], end: &[u8]) -> Result<()>;
+    /// Fills a bucket that holds no key at or above those to come, faster than batches would.
+    fn fill(&self, bucket: Bucket) -> Result<Box<dyn Fill + '_>>;
     /// A frozen view that later writes do not change.
     fn freeze(&self) -> Box<dyn Read + '_>;
     /// Bytes on disk and in write buffers.
     fn size_bytes(&self) -> u64;
     /// Bytes that live data takes, estimated.
     fn size_in_use_bytes(&self) -> u64;
+}
+
+/// Takes keys in ascending order. They are there, and durable, once `finish` returns; dropped before, none may be.
+pub trait Fill {
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()>;
+    fn finish(self: Box<Self>) -> Result<()>;
 }
 
 /// Changes that take effect together. One flat buffer, so building one allocates rarely.

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::{Backend, BackendError, Batch, Bucket, Cursor, Op, Read, Result, Visit};
+use super::{Backend, BackendError, Batch, Bucket, Cursor, Fill, Op, Read, Result, Visit};
 
 type Buckets = BTreeMap<(Bucket, Vec<u8>), Vec<u8>>;
 
@@ -167,6 +167,24 @@ impl Read for Memory {
     }
 }
 
+struct Filling<'a> {
+    memory: &'a Memory,
+    bucket: Bucket,
+    keys: Batch,
+}
+
+impl Fill for Filling<'_> {
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.keys.put(self.bucket, key, value);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        self.memory.write(&self.keys)?;
+        self.memory.flush()
+    }
+}
+
 impl Backend for Memory {
     fn write(&self, batch: &Batch) -> Result<()> {
         self.state().change(Change::Batch(batch.clone()))
@@ -184,6 +202,10 @@ impl Backend for Memory {
 
     fn delete_range(&self, bucket: Bucket, start: &[u8], end: &[u8]) -> Result<()> {
         self.state().change(Change::DeleteRange(bucket, start.to_vec(), end.to_vec()))
+    }
+
+    fn fill(&self, bucket: Bucket) -> Result<Box<dyn Fill + '_>> {
+        Ok(Box::new(Filling { memory: self, bucket, keys: Batch::default() }))
     }
 
     fn freeze(&self) -> Box<dyn Read + '_> {

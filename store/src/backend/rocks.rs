@@ -4,15 +4,28 @@
 //! atomically, so a crash keeps whole batches only. Compaction by RocksDB runs on its own threads; nothing above waits
 //! for it. This is the only module that names `rocksdb`.
 
-use std::{ops::ControlFlow, path::Path, sync::Arc};
+use std::{
+    fs, io,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
-    FlushOptions, IteratorMode, Options, ReadOptions, SnapshotWithThreadMode, WriteBatch, WriteOptions,
-    properties,
+    FlushOptions, IngestExternalFileOptions, Options, ReadOptions, SnapshotWithThreadMode, SstFileWriter,
+    WriteBatch, WriteOptions, properties,
 };
 
-use super::{Backend, BackendError, Batch, Bucket, Cursor, Op, Read, Result, Visit};
+use super::{Backend, BackendError, Batch, Bucket, Cursor, Fill, Op, Read, Result, Visit};
+
+/// Size at which a file that fills a bucket is followed by the next.
+const FILL_FILE_BYTES: u64 = 64 << 20;
+/// Where such files are while they are written.
+const FILL_DIR: &str = "fill";
+const READ_AHEAD_BYTES: usize = 512 << 10;
+/// Written files go to the disk in pieces of this size, lest one sync takes long.
+const BYTES_PER_SYNC: u64 = 1 << 20;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -31,6 +44,8 @@ impl Default for Settings {
 pub struct Rocks {
     db: DB,
     write_options: WriteOptions,
+    /// Of files that fill a bucket.
+    file_options: Options,
 }
 
 impl From<rocksdb::Error> for BackendError {
@@ -45,19 +60,21 @@ impl Rocks {
         let mut options = options(settings);
         options.create_if_missing(true);
         options.create_missing_column_families(true);
-        Ok(Rocks::new(DB::open_cf_descriptors(&options, dir, families(settings))?))
+        Ok(Rocks::new(DB::open_cf_descriptors(&options, dir, families(settings))?, settings))
     }
 
     /// Opens buckets that nobody writes, for reading; changes no file.
     pub fn open_read_only(dir: &Path, settings: Settings) -> Result<Arc<Rocks>> {
         let (options, families) = (options(settings), families(settings));
-        Ok(Rocks::new(DB::open_cf_descriptors_read_only(&options, dir, families, false)?))
+        Ok(Rocks::new(DB::open_cf_descriptors_read_only(&options, dir, families, false)?, settings))
     }
 
-    fn new(db: DB) -> Arc<Rocks> {
+    fn new(db: DB, settings: Settings) -> Arc<Rocks> {
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
-        Arc::new(Rocks { db, write_options })
+        let mut file_options = family_options(settings, &Cache::new_lru_cache(0));
+        file_options.set_bytes_per_sync(BYTES_PER_SYNC);
+        Arc::new(Rocks { db, write_options, file_options })
     }
 
     fn family(&self, bucket: Bucket) -> &ColumnFamily {
@@ -83,7 +100,7 @@ fn options(settings: Settings) -> Options {
     options.set_max_log_file_size(1 << 20);
     options.set_max_open_files(512);
     options.set_stats_dump_period_sec(0);
-    options.set_bytes_per_sync(1 << 20);
+    options.set_bytes_per_sync(BYTES_PER_SYNC);
     // One thread writes.
     options.set_allow_concurrent_memtable_write(false);
     options
@@ -91,24 +108,26 @@ fn options(settings: Settings) -> Options {
 
 fn families(settings: Settings) -> [ColumnFamilyDescriptor; Bucket::ALL.len()] {
     let cache = Cache::new_lru_cache(settings.block_cache_bytes);
-    Bucket::ALL.map(|bucket| {
-        let mut options = Options::default();
-        let mut table = BlockBasedOptions::default();
-        table.set_block_cache(&cache);
-        table.set_format_version(6);
-        table.set_cache_index_and_filter_blocks(true);
-        options.set_block_based_table_factory(&table);
-        options.set_write_buffer_size(settings.write_buffer_bytes);
-        options.set_compression_type(DBCompressionType::None);
-        options.set_bottommost_compression_type(DBCompressionType::Lz4);
-        // History is written in order of its keys: wide levels and few merges cost it nothing.
-        options.set_level_zero_file_num_compaction_trigger(8);
-        options.set_level_zero_slowdown_writes_trigger(40);
-        options.set_level_zero_stop_writes_trigger(64);
-        options.set_target_file_size_base(32 << 20);
-        options.set_max_bytes_for_level_base(256 << 20);
-        ColumnFamilyDescriptor::new(bucket.name(), options)
-    })
+    Bucket::ALL.map(|bucket| ColumnFamilyDescriptor::new(bucket.name(), family_options(settings, &cache)))
+}
+
+fn family_options(settings: Settings, cache: &Cache) -> Options {
+    let mut options = Options::default();
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_format_version(6);
+    table.set_cache_index_and_filter_blocks(true);
+    options.set_block_based_table_factory(&table);
+    options.set_write_buffer_size(settings.write_buffer_bytes);
+    options.set_compression_type(DBCompressionType::None);
+    options.set_bottommost_compression_type(DBCompressionType::Lz4);
+    // History is written in order of its keys: wide levels and few merges cost it nothing.
+    options.set_level_zero_file_num_compaction_trigger(8);
+    options.set_level_zero_slowdown_writes_trigger(40);
+    options.set_level_zero_stop_writes_trigger(64);
+    options.set_target_file_size_base(32 << 20);
+    options.set_max_bytes_for_level_base(256 << 20);
+    options
 }
 
 fn read_options(end: Option<&[u8]>) -> ReadOptions {
@@ -119,17 +138,15 @@ fn read_options(end: Option<&[u8]>) -> ReadOptions {
     options
 }
 
-fn visit_all(
-    iterator: impl Iterator<Item = std::result::Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>>,
-    visit: Visit<'_>,
-) -> Result<()> {
-    for item in iterator {
-        let (key, value) = item?;
-        if let ControlFlow::Break(()) = visit(&key, &value) {
+fn visit_all(mut iterator: DBRawIterator<'_>, start: &[u8], visit: Visit<'_>) -> Result<()> {
+    iterator.seek(start);
+    while let Some((key, value)) = iterator.item() {
+        if let ControlFlow::Break(()) = visit(key, value) {
             break;
         }
+        iterator.next();
     }
-    Ok(())
+    Ok(iterator.status()?)
 }
 
 impl Read for Rocks {
@@ -138,15 +155,7 @@ impl Read for Rocks {
     }
 
     fn scan(&self, bucket: Bucket, start: &[u8], end: Option<&[u8]>, visit: Visit<'_>) -> Result<()> {
-        let mut iterator = self.db.raw_iterator_cf_opt(self.family(bucket), read_options(end));
-        iterator.seek(start);
-        while let Some((key, value)) = iterator.item() {
-            if let ControlFlow::Break(()) = visit(key, value) {
-                break;
-            }
-            iterator.next();
-        }
-        Ok(iterator.status()?)
+        visit_all(self.db.raw_iterator_cf_opt(self.family(bucket), read_options(end)), start, visit)
     }
 
     fn cursor(&self, bucket: Bucket) -> Box<dyn Cursor + '_> {
@@ -170,6 +179,7 @@ impl Cursor for DBRawIterator<'_> {
     }
 }
 
+/// Whole buckets are read from it: by large pieces, and beside the cache.
 struct Frozen<'a> {
     rocks: &'a Rocks,
     snapshot: SnapshotWithThreadMode<'a, DB>,
@@ -181,12 +191,72 @@ impl Read for Frozen<'_> {
     }
 
     fn scan(&self, bucket: Bucket, start: &[u8], end: Option<&[u8]>, visit: Visit<'_>) -> Result<()> {
-        let mode = IteratorMode::From(start, rocksdb::Direction::Forward);
-        visit_all(self.snapshot.iterator_cf_opt(self.rocks.family(bucket), read_options(end), mode), visit)
+        let mut options = read_options(end);
+        options.set_readahead_size(READ_AHEAD_BYTES);
+        options.fill_cache(false);
+        visit_all(self.snapshot.raw_iterator_cf_opt(self.rocks.family(bucket), options), start, visit)
     }
 
     fn cursor(&self, bucket: Bucket) -> Box<dyn Cursor + '_> {
         Box::new(self.snapshot.raw_iterator_cf(self.rocks.family(bucket)))
+    }
+}
+
+/// Files of sorted keys, which become part of the database as they are.
+struct Filling<'a> {
+    rocks: &'a Rocks,
+    bucket: Bucket,
+    dir: PathBuf,
+    written: Vec<PathBuf>,
+    open: Option<SstFileWriter<'a>>,
+}
+
+fn failed(error: io::Error) -> BackendError {
+    BackendError(error.to_string())
+}
+
+#[expect(clippy::disallowed_methods, reason = "inside RocksDB's directory, which no simulated disk holds")]
+fn remove(dir: &Path) -> io::Result<()> {
+    fs::remove_dir_all(dir)
+}
+
+impl Filling<'_> {
+    fn close(&mut self) -> Result<()> {
+        match self.open.take() {
+            Some(mut file) => Ok(file.finish()?),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Fill for Filling<'_> {
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        let file = match &mut self.open {
+            Some(file) => file,
+            None => {
+                let path = self.dir.join(format!("{}.sst", self.written.len()));
+                let file = SstFileWriter::create(&self.rocks.file_options);
+                file.open(&path)?;
+                self.written.push(path);
+                self.open.insert(file)
+            }
+        };
+        file.put(key, value)?;
+        match file.file_size() < FILL_FILE_BYTES {
+            true => Ok(()),
+            false => self.close(),
+        }
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<()> {
+        self.close()?;
+        if !self.written.is_empty() {
+            let mut options = IngestExternalFileOptions::default();
+            options.set_move_files(true);
+            let (family, files) = (self.rocks.family(self.bucket), std::mem::take(&mut self.written));
+            self.rocks.db.ingest_external_file_cf_opts(family, &options, files)?;
+        }
+        remove(&self.dir).map_err(failed)
     }
 }
 
@@ -214,6 +284,17 @@ impl Backend for Rocks {
         Ok(self.db.delete_range_cf_opt(self.family(bucket), start, end, &self.write_options)?)
     }
 
+    fn fill(&self, bucket: Bucket) -> Result<Box<dyn Fill + '_>> {
+        let dir = self.db.path().join(FILL_DIR);
+        // A crash may have left one.
+        match remove(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        fs::create_dir(&dir).map_err(failed)?;
+        Ok(Box::new(Filling { rocks: self, bucket, dir, written: Vec::new(), open: None }))
+    }
+
     fn freeze(&self) -> Box<dyn Read + '_> {
         Box::new(Frozen { rocks: self, snapshot: self.db.snapshot() })
     }
@@ -231,6 +312,55 @@ impl Backend for Rocks {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filled_bucket_holds_its_keys_after_a_crash_and_goes_on() {
+        let home = tempfile::tempdir().unwrap();
+        let number = |bytes: &[u8]| u64::from_be_bytes(bytes.try_into().unwrap());
+        let read = |rocks: &Rocks| {
+            let mut found = Vec::new();
+            let mut visit = |key: &[u8], _: &[u8]| {
+                found.push(number(key));
+                ControlFlow::Continue(())
+            };
+            rocks.scan(Bucket::Key, &[], None, &mut visit).unwrap();
+            found
+        };
+        let rocks = Rocks::open(home.path(), Settings::default()).unwrap();
+        let mut batch = Batch::default();
+        batch.put(Bucket::Key, &5_u64.to_be_bytes(), b"old");
+        rocks.write(&batch).unwrap();
+        rocks.delete_range(Bucket::Key, &[], &[0xff; 9]).unwrap();
+
+        let mut given_up = rocks.fill(Bucket::Key).unwrap();
+        given_up.put(&1_u64.to_be_bytes(), b"never there").unwrap();
+        drop(given_up);
+        assert!(read(&rocks).is_empty());
+
+        // More than one file.
+        let value = vec![7; 1 << 20];
+        let mut filling = rocks.fill(Bucket::Key).unwrap();
+        for key in 2..100_u64 {
+            filling.put(&key.to_be_bytes(), &value).unwrap();
+        }
+        assert!(filling.put(&3_u64.to_be_bytes(), b"out of order").is_err());
+        filling.finish().unwrap();
+        assert_eq!(read(&rocks), (2..100).collect::<Vec<_>>());
+        assert_eq!(rocks.get(Bucket::Key, &5_u64.to_be_bytes()).unwrap().unwrap(), value);
+        let mut batch = Batch::default();
+        batch.delete(Bucket::Key, &2_u64.to_be_bytes());
+        rocks.write(&batch).unwrap();
+        assert_eq!(read(&rocks), (3..100).collect::<Vec<_>>());
+
+        // Nothing was flushed since.
+        let copy = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(home.path()).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        }
+        let found = Rocks::open(copy.path(), Settings::default()).unwrap();
+        assert_eq!(read(&found), (2..100).collect::<Vec<_>>());
+    }
 
     #[test]
     fn what_is_opened_for_reading_only_stays_as_it_is() {

@@ -542,7 +542,7 @@ impl ApplyLoop {
         drop(lock);
 
         let malformed = |_| SnapshotError::Malformed("its history cannot be read");
-        let loaded = load::load(&*self.backend, None).map_err(malformed)?;
+        let loaded = load::load(&*self.backend.freeze(), None).map_err(malformed)?;
         let reader = self.shared.reader.clone();
         let settle = (self.settle)();
         let mut lessor = Lessor::new(self.lease_config.clone());

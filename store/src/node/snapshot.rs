@@ -305,7 +305,8 @@ pub fn install(
     backend.flush()?;
     for bucket in Bucket::ALL {
         // The mark itself lives in `meta`, which is small: its keys are deleted one by one below.
-        if bucket != Bucket::Meta && !mutant::on(Mutant::A4) {
+        let is_empty = backend.seek(bucket, &[])?.is_none();
+        if bucket != Bucket::Meta && !is_empty && !mutant::on(Mutant::A4) {
             backend.delete_range(bucket, &[], &RANGE_END)?;
             delete_from(backend, bucket, &RANGE_END)?;
         }
@@ -322,6 +323,7 @@ pub fn install(
     // What makes the state count comes last, together with the removal of the mark.
     let mut last = Batch::default();
     last.delete(Bucket::Meta, meta::INSTALLING);
+    let mut history = backend.fill(Bucket::Key)?;
     entries(file, &mut |bucket, key, value| {
         if bucket == Bucket::Meta {
             last.put(bucket, key, value);
@@ -330,9 +332,11 @@ pub fn install(
         if bucket == Bucket::Members && !metadata.conf_state.voters.is_empty() {
             return put_member((key, value), &metadata.conf_state, named, &mut batch);
         }
-        batch.put(bucket, key, value);
         if bucket == Bucket::Key {
+            history.put(key, value)?;
             put_index(key, value, &mut batch)?;
+        } else {
+            batch.put(bucket, key, value);
         }
         if batch.size_bytes() >= BATCH_BYTES {
             backend.write(&batch)?;
@@ -340,6 +344,7 @@ pub fn install(
         }
         Ok(())
     })?;
+    history.finish()?;
     // Members up to 3.4 keep less of this in their database, and a restored one may hold what was before.
     last.put(Bucket::Meta, meta::CONSISTENT_INDEX, &metadata.index.to_be_bytes());
     last.put(Bucket::Meta, meta::TERM, &metadata.term.to_be_bytes());

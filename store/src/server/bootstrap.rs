@@ -447,7 +447,7 @@ fn assemble(
         log.applied = (applied.index, term, convert::conf_state_to_raft(&applied.conf_state));
     }
     let tree_saved = tree.as_ref().map_or(0, |(revision, _)| *revision);
-    let loaded = load::load(&*backend, tree).map_err(failed("backend"))?;
+    let loaded = load::load(&*backend.freeze(), tree).map_err(failed("backend"))?;
     let leases = load_leases(&*backend).map_err(failed("backend"))?;
     let membership = Membership::load(cluster_id, &*backend).map_err(failed("backend"))?;
     let alarms = Alarms::load(&*backend).map_err(failed("backend"))?;
