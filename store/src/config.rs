@@ -7,13 +7,14 @@
 //!
 //! Folder: `flags` is the one table from which the command line, environment, file and usage text follow;
 //! `cli` parses a process's arguments; `file` reads `--config-file`; `usage` prints; `url`, `cluster`,
-//! `duration`, `features`, `logging` and `tls` are the value types.
+//! `discovery`, `duration`, `features`, `logging` and `tls` are the value types.
 //!
 //! Follows etcd's `server/embed/config.go` and `server/etcdmain/config.go`. Differences: without
 //! `--quota-backend-bytes` there is no quota; limits of our own are in the group "Keelson".
 
 pub mod cli;
 pub mod cluster;
+pub mod discovery;
 pub mod duration;
 pub mod features;
 pub mod file;
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 pub use cli::{Command, Refusal, Warning};
 pub use cluster::InitialCluster;
+pub use discovery::Discovery;
 pub use features::{Feature, FeatureGates};
 pub use tls::TlsInfo;
 pub use url::{Scheme, Url};
@@ -138,6 +140,7 @@ pub struct Config {
     pub initial_cluster: String,
     pub initial_cluster_state: ClusterState,
     pub initial_cluster_token: String,
+    pub discovery: Discovery,
     pub advertise_client_urls: Vec<Url>,
     pub strict_reconfig_check: bool,
     pub pre_vote: bool,
@@ -242,6 +245,7 @@ impl Default for Config {
             initial_cluster: String::new(),
             initial_cluster_state: ClusterState::New,
             initial_cluster_token: "etcd-cluster".into(),
+            discovery: Discovery::default(),
             advertise_client_urls: vec![Url::http("localhost", 2379)],
             strict_reconfig_check: true,
             pre_vote: true,
@@ -302,6 +306,7 @@ impl Config {
         ] {
             urls.iter().try_for_each(check_listen_url)?;
         }
+        self.check_discovery()?;
         check_advertised("initial-advertise-peer-urls", &self.initial_advertise_peer_urls)?;
         check_advertised("advertise-client-urls", &self.advertise_client_urls)?;
         self.check_ticks()?;

@@ -1,13 +1,14 @@
 //! The server: a member with its listeners, started from a plain config and stopped cleanly.
 //!
-//! `bootstrap` finds or founds the member on disk, after `join` has asked the cluster it was added to, or `force` has
-//! left it alone; here its threads are started and joined up. Several servers run in
+//! `bootstrap` finds or founds the member on disk, after `discovery` has found its founders, `join` has asked the
+//! cluster it was added to, or `force` has left it alone; here its threads are started and joined up. Several servers run in
 //! one process without sharing anything; each owns one runtime for peers and background work, and its edge threads.
 //! Stopping hands leadership on, lets requests under way finish, and leaves everything durable.
 
 #![expect(clippy::disallowed_methods, reason = "assembly: sockets, threads and the data directory")]
 
 pub mod bootstrap;
+mod discovery;
 mod force;
 pub mod join;
 mod takeover;
@@ -91,9 +92,8 @@ pub struct Server {
 
 impl Server {
     /// Starts a member. Returns once its listeners are open and its state is loaded; `ready` tells when it serves.
-    pub fn start(config: Config) -> Result<Server, StartError> {
+    pub fn start(mut config: Config) -> Result<Server, StartError> {
         config.validate().map_err(|error| StartError(error.0))?;
-        let config = Arc::new(config);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .max_blocking_threads(16)
@@ -108,7 +108,8 @@ impl Server {
         };
         let provider = tokens::provider(&config)?;
         let disk: Arc<dyn disk::Disk> = Arc::new(disk::Os);
-        let joined = Server::arrive(&config, &*disk, &runtime, &listeners.connect)?;
+        let joined = Server::arrive(&mut config, &*disk, &runtime, &listeners.connect)?;
+        let config = Arc::new(config);
         let found = bootstrap::bootstrap(&config, joined.as_ref(), disk.clone())?;
         let server = Server::assemble(config, disk, found, runtime, listeners, provider)?;
         for member in joined.iter().flat_map(|it| &it.members) {
@@ -120,14 +121,18 @@ impl Server {
 
     /// What a member without data does before it begins: checks what it was told, and meets the cluster it joins.
     fn arrive(
-        config: &Config,
+        config: &mut Config,
         disk: &dyn disk::Disk,
         runtime: &tokio::runtime::Runtime,
         connect: &Arc<dyn Connect>,
     ) -> Result<Option<Joined>, StartError> {
         if bootstrap::exists(config, disk)? {
+            if config.discovery.is_asked_for() {
+                tracing::warn!("discovery is not needed: the member has data and knows its cluster");
+            }
             return Ok(None);
         }
+        runtime.block_on(discovery::settle(config))?;
         if config.initial_cluster_state == ClusterState::Existing {
             let client = node::peer_client(config, connect.clone());
             return runtime.block_on(join::find(config, &client)).map(Some);

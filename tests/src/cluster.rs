@@ -269,6 +269,12 @@ impl Member {
         self.peer_url.split_once("://").map_or(&self.peer_url, |(_, address)| address)
     }
 
+    /// Tells it where to learn of the others, instead of who they are.
+    pub fn discover(&mut self, flags: &[String]) {
+        self.args.retain(|flag| !flag.starts_with("--initial-cluster="));
+        self.args.extend_from_slice(flags);
+    }
+
     pub fn is_running(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
     }

@@ -7,9 +7,12 @@ use std::fs::File;
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::cluster::Host;
+
+const HUB_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 254);
 
 pub struct Network {
     prefix: String,
@@ -27,7 +30,7 @@ impl Network {
         let hub = network.hub();
         ip(&["netns", "add", &hub])?;
         ip(&["-n", &hub, "link", "add", "br0", "type", "bridge"])?;
-        ip(&["-n", &hub, "addr", "add", "10.77.0.254/24", "dev", "br0"])?;
+        ip(&["-n", &hub, "addr", "add", &format!("{HUB_ADDRESS}/24"), "dev", "br0"])?;
         ip(&["-n", &hub, "link", "set", "br0", "up"])?;
         ip(&["-n", &hub, "link", "set", "lo", "up"])?;
         for n in 0..size {
@@ -47,6 +50,10 @@ impl Network {
         format!("{}-hub", self.prefix)
     }
 
+    pub fn hub_address(&self) -> IpAddr {
+        HUB_ADDRESS.into()
+    }
+
     pub fn name(&self, n: usize) -> String {
         format!("{}-{n}", self.prefix)
     }
@@ -59,6 +66,19 @@ impl Network {
     pub fn hosts(&self) -> Vec<Host> {
         let prefix = |n| ["ip", "netns", "exec", &self.name(n)].map(str::to_string).to_vec();
         (0..self.size).map(|n| Host { address: self.address(n), prefix: prefix(n) }).collect()
+    }
+
+    /// Processes on the hosts ask this address for names, by the port of DNS; `ip netns exec` shows them files of their own.
+    pub fn set_name_server(&self, address: IpAddr) {
+        for n in 0..self.size {
+            let dir = self.files_of(n);
+            std::fs::create_dir_all(&dir).expect("a directory for the host's files");
+            std::fs::write(dir.join("resolv.conf"), format!("nameserver {address}\n")).expect("resolv.conf");
+        }
+    }
+
+    fn files_of(&self, n: usize) -> PathBuf {
+        Path::new("/etc/netns").join(self.name(n))
     }
 
     /// Cuts host `n` off from all others; it still reaches itself.
@@ -77,6 +97,10 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
+        for n in 0..self.size {
+            // Few have some.
+            let _ = std::fs::remove_dir_all(self.files_of(n));
+        }
         for name in (0..self.size).map(|n| self.name(n)).chain([self.hub()]) {
             // Those that were not made yet cannot be removed.
             let _ = ip(&["netns", "del", &name]);

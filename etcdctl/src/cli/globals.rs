@@ -17,8 +17,8 @@ pub static FLAGS: [Flag; 20] = [
     Flag::duration("command-timeout", "5s", "timeout for short running command (excluding dial timeout)"),
     Flag::bool("debug", "enable client-side debug logging"),
     Flag::duration("dial-timeout", "2s", "dial timeout for client connections"),
-    Flag::text("discovery-srv", "", "domain name to query for SRV records (not supported)").short('d'),
-    Flag::text("discovery-srv-name", "", "service name to query when using DNS discovery (not supported)"),
+    Flag::text("discovery-srv", "", "domain name to query for SRV records").short('d'),
+    Flag::text("discovery-srv-name", "", "service name to query when using DNS discovery"),
     Flag {
         name: "endpoints",
         short: None,
@@ -32,7 +32,7 @@ pub static FLAGS: [Flag; 20] = [
         short: None,
         kind: Kind::Bool,
         default: "true",
-        usage: "accept insecure SRV records describing cluster endpoints (not supported)",
+        usage: "accept insecure SRV records describing cluster endpoints",
     },
     Flag::bool(
         "insecure-skip-tls-verify",
@@ -59,10 +59,6 @@ pub static FLAGS: [Flag; 20] = [
     Flag::text("write-out", "simple", "set the output format (fields, json, protobuf, simple, table)")
         .short('w'),
 ];
-
-/// Declared only to be refused by name: ignored in the environment they would lead to the endpoints of another
-/// cluster.
-const DISCOVERY: [&str; 3] = ["discovery-srv", "discovery-srv-name", "insecure-discovery"];
 
 pub struct Session {
     pub client: Client,
@@ -98,11 +94,6 @@ impl Session {
         if flags.bool("debug") {
             show_settings(flags)?;
         }
-        if let Some(name) = DISCOVERY.into_iter().find(|name| flags.is_changed(name)) {
-            let message =
-                format!("--{name}: this client has no DNS discovery, name the endpoints with --endpoints");
-            return Err(Exit::new(BAD_FEATURE, message));
-        }
         let tls = security::tls_settings(flags)?;
         let credentials = security::credentials(flags.text("user"), flags.text("password"), "Password: ")?;
         let format = flags.text("write-out");
@@ -123,13 +114,39 @@ impl Session {
             tls: tls.config().map_err(Exit::bad_args)?,
             credentials,
         };
-        let endpoints = flags.list("endpoints").to_vec();
+        let endpoints = match discovered(flags)? {
+            found if found.is_empty() => flags.list("endpoints").to_vec(),
+            found => found,
+        };
         Ok(Self { client: Client::disconnected(options.clone()), printer, options, endpoints })
     }
 
     /// A client of some endpoints alone, with the login of the session.
     pub fn client_of(&self, endpoints: &[String]) -> Result<Client, Exit> {
         self.client.to(endpoints).map_err(|error| Exit::new(BAD_CONNECTION, error.to_string()))
+    }
+}
+
+/// The endpoints that DNS names, if it is to be asked; by TLS alone unless insecure ones are accepted.
+fn discovered(flags: &Flags) -> Result<Vec<String>, Exit> {
+    let (domain, name) = (flags.text("discovery-srv"), flags.text("discovery-srv-name"));
+    if domain.is_empty() {
+        return Ok(Vec::new());
+    }
+    let suffix = if name.is_empty() { String::new() } else { format!("-{name}") };
+    let found = |scheme: &str, service: &str| -> Result<Vec<String>, String> {
+        let targets = srv::look_up(&format!("{service}{suffix}"), domain)?;
+        Ok(targets.into_iter().map(|(host, port)| format!("{scheme}://{host}:{port}")).collect())
+    };
+    let insecure = || match flags.bool("insecure-discovery") {
+        true => found("http", "etcd-client"),
+        false => Err("insecure endpoints are not asked for (--insecure-discovery=false)".into()),
+    };
+    match (found("https", "etcd-client-ssl"), insecure()) {
+        (Err(secure), Err(insecure)) => {
+            Err(Exit::new(ERROR, format!("dns lookup errors: {secure} and {insecure}")))
+        }
+        (secure, insecure) => Ok([secure, insecure].into_iter().flatten().flatten().collect()),
     }
 }
 

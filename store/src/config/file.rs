@@ -13,14 +13,10 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::flags::{self, DISCOVERY, FILE_ONLY, FLAGS, FileKey, Flag, Kind};
+use super::flags::{self, FILE_ONLY, FLAGS, FileKey, Flag, Kind};
 use super::{ClusterState, Config, ConfigError, Warning, duration, open_failure, url};
 
 const MAX_FILE_BYTES: u64 = 1 << 20;
-
-/// Sections of features that do not exist, and which of their keys ask for the feature (all when empty).
-const UNSUPPORTED_SECTIONS: [(&str, &[&str], &str); 1] =
-    [("discovery-config", &["token", "endpoints"], DISCOVERY)];
 
 pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
     let failed = |e: std::io::Error| ConfigError(open_failure(&path.to_string_lossy(), &e));
@@ -43,44 +39,43 @@ pub fn parse(text: &str) -> Result<(Config, Vec<Warning>), ConfigError> {
         Value::Object(settings) => settings,
         other => return Err(ConfigError(format!("expected keys and values, got {}", describe(&other)))),
     };
-    for (key, value) in &settings {
-        if let Some((section, keys, feature)) =
-            UNSUPPORTED_SECTIONS.iter().find(|(section, ..)| section.eq_ignore_ascii_case(key))
-        {
-            if let Some(asked) = first_set(value, section, keys) {
-                return Err(ConfigError(format!(
-                    "key {asked} is not supported yet by this build: {feature}"
-                )));
-            }
-            continue;
-        }
-        match value {
-            Value::Object(members) => {
-                for (member, value) in members {
-                    let path = format!("{key}.{member}");
-                    let in_section = |flag: &&Flag| {
-                        matches!(flag.file, FileKey::In { section, key: k }
-                            if section.eq_ignore_ascii_case(key) && k.eq_ignore_ascii_case(member))
-                    };
-                    let row = FLAGS.iter().chain(FILE_ONLY).find(in_section);
-                    set(&mut config, &mut warnings, row, &path, value)?;
-                }
-            }
-            _ => {
-                let row = FLAGS
-                    .iter()
-                    .find(|flag| flag.file == FileKey::SameName && flag.name.eq_ignore_ascii_case(key))
-                    .or_else(|| {
-                        Flag::find(&key.to_ascii_lowercase())
-                            .filter(|flag| flag.was_experimental && flag.file == FileKey::SameName)
-                    });
-                set(&mut config, &mut warnings, row, key, value)?;
-            }
-        }
-    }
+    read_section(&mut config, &mut warnings, "", &settings)?;
     // As etcd does for files.
     config.self_signed_cert_validity = config.self_signed_cert_validity.max(1);
     Ok((config, warnings))
+}
+
+/// `section`: the path of keys above, empty at the top.
+fn read_section(
+    config: &mut Config,
+    warnings: &mut Vec<Warning>,
+    section: &str,
+    settings: &serde_json::Map<String, Value>,
+) -> Result<(), ConfigError> {
+    for (key, value) in settings {
+        let path = if section.is_empty() { key.clone() } else { format!("{section}.{key}") };
+        if let Value::Object(members) = value {
+            read_section(config, warnings, &path, members)?;
+            continue;
+        }
+        let row = if section.is_empty() {
+            FLAGS
+                .iter()
+                .find(|flag| flag.file == FileKey::SameName && flag.name.eq_ignore_ascii_case(key))
+                .or_else(|| {
+                    Flag::find(&key.to_ascii_lowercase())
+                        .filter(|flag| flag.was_experimental && flag.file == FileKey::SameName)
+                })
+        } else {
+            let is_meant = |flag: &&Flag| {
+                matches!(flag.file, FileKey::In { section: s, key: k }
+                    if s.eq_ignore_ascii_case(section) && k.eq_ignore_ascii_case(key))
+            };
+            FLAGS.iter().chain(FILE_ONLY).find(is_meant)
+        };
+        set(config, warnings, row, &path, value)?;
+    }
+    Ok(())
 }
 
 fn set(
@@ -175,21 +170,6 @@ fn set_text(config: &mut Config, flag: &Flag, text: &str) -> Result<(), String> 
         }
         Kind::Urls(field) => url::parse_list(text).map(|urls| *field(config) = urls).map_err(|e| e.0),
         _ => flag.set(config, text),
-    }
-}
-
-/// Path of the first value in a section that asks for something.
-fn first_set(value: &Value, path: &str, only: &[&str]) -> Option<String> {
-    match value {
-        Value::Object(members) => members.iter().find_map(|(key, value)| {
-            let counts =
-                only.is_empty() || value.is_object() || only.iter().any(|o| o.eq_ignore_ascii_case(key));
-            counts.then(|| first_set(value, &format!("{path}.{key}"), only)).flatten()
-        }),
-        Value::Bool(true) => Some(path.into()),
-        Value::String(text) if !text.is_empty() => Some(path.into()),
-        Value::Array(items) if !items.is_empty() => Some(path.into()),
-        _ => None,
     }
 }
 

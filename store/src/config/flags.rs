@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::features::{Feature, FeatureGates};
 use super::{ClusterState, Config, Url, duration, url};
 
-pub use table::{DISCOVERY, FILE_ONLY, FLAGS};
+pub use table::{FILE_ONLY, FLAGS};
 
 /// Headings of the usage text, in its order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -300,6 +300,32 @@ fn harmless_values_of_missing_features_pass() {
 }
 
 #[test]
+fn discovery_has_one_source() {
+    let (config, _) = from_file(
+        "discovery-config:
+  token: t
+  client: {endpoints: [a, b], request-timeout: 1000000000, secure: {cacert: c}, auth: {username: u, password: p}}
+",
+    )
+    .unwrap();
+    let given = &config.discovery;
+    assert_eq!(
+        (given.token.as_str(), given.endpoints.as_slice()),
+        ("t", &["a".to_owned(), "b".to_owned()][..])
+    );
+    assert_eq!((given.request_timeout, given.trusted_ca_file.as_str()), (Duration::from_secs(1), "c"));
+    assert_eq!(given.login(), Some(("u", "p")));
+    let flags = ["--discovery-token=t", "--discovery-endpoints=a,b", "--discovery-user=u:p"];
+    let (config, _) = run(&flags, &[]);
+    assert_eq!((config.discovery.endpoints.len(), config.discovery.login()), (2, Some(("u", "p"))));
+
+    let both = ["--discovery-srv=example.com", "--initial-cluster=default=http://localhost:2380"];
+    assert!(refusal(&both, &[]).1.contains("multiple discovery or bootstrap flags are set"));
+    assert!(refusal(&["--discovery-token=t"], &[]).1.contains("must both be set"));
+    assert!(refusal(&["--discovery=https://discovery.etcd.io/t"], &[]).1.contains("v2 discovery"));
+}
+
+#[test]
 fn tokens_and_passwords_are_as_asked_or_as_usual() {
     let (config, _) =
         run(&["--auth-token=jwt,sign-method=RS256", "--bcrypt-cost=5", "--auth-token-ttl=7"], &[]);
@@ -532,8 +558,7 @@ fn wrong_files_are_refused() {
         ),
         (
             "discovery-config: {client: {endpoints: [a]}}",
-            "key discovery-config.client.endpoints is not supported yet by this build: \
-             discovery is not implemented; list the members in --initial-cluster",
+            "--discovery-token and --discovery-endpoints must both be set, or neither",
         ),
         (
             "election-timeout: 100",

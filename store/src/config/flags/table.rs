@@ -25,6 +25,10 @@ const fn security(name: &'static str, kind: Kind, help: &'static str) -> Flag {
 
 const CLIENT: &str = "client-transport-security";
 const PEER: &str = "peer-transport-security";
+const DISCOVERY: &str = "discovery-config";
+const DISCOVERY_CLIENT: &str = "discovery-config.client";
+const DISCOVERY_SECURE: &str = "discovery-config.client.secure";
+const DISCOVERY_AUTH: &str = "discovery-config.client.auth";
 
 const fn ignored(name: &'static str) -> Flag {
     Flag::new(name, Group::Hidden, Kind::Ignored, "").not_in_file()
@@ -34,7 +38,8 @@ const fn old_gate(name: &'static str, feature: Feature) -> Flag {
     Flag::new(name, Group::Hidden, Kind::Gate(feature), "")
 }
 
-pub const DISCOVERY: &str = "discovery is not implemented; list the members in --initial-cluster";
+const V2_DISCOVERY: &str =
+    "the v2 discovery service is not implemented; use --discovery-endpoints with an etcd of your own";
 const TRACING: &str = "distributed tracing is not implemented";
 const V2: &str = "the v2 API is not implemented";
 const PROXY: &str = "the v2 proxy is not implemented";
@@ -254,29 +259,24 @@ pub static FLAGS: &[Flag] = &[
         Kind::Text(|c| &mut c.auto_compaction_mode),
         "Unit of the retention: 'periodic' for a time (5m; a bare number counts hours), 'revision' for a number of revisions.",
     ),
-    unsupported("discovery", Group::Clustering, &[], DISCOVERY),
-    unsupported("discovery-proxy", Group::Clustering, &[], DISCOVERY),
-    unsupported("discovery-fallback", Group::Clustering, &["exit", "proxy"], DISCOVERY),
-    unsupported("discovery-srv", Group::Clustering, &[], DISCOVERY),
-    unsupported("discovery-srv-name", Group::Clustering, &[], DISCOVERY),
-    unsupported("discovery-token", Group::Clustering, &[], DISCOVERY),
-    unsupported("discovery-endpoints", Group::Clustering, &[], DISCOVERY),
-    unsupported("discovery-dial-timeout", Group::Clustering, &["2s"], DISCOVERY),
-    unsupported("discovery-request-timeout", Group::Clustering, &["5s"], DISCOVERY),
-    unsupported("discovery-keepalive-time", Group::Clustering, &["2s"], DISCOVERY),
-    unsupported("discovery-keepalive-timeout", Group::Clustering, &["6s"], DISCOVERY),
-    Flag::new(
-        "discovery-insecure-transport",
-        Group::Clustering,
-        Kind::Unsupported { switch: true, off: &["true"], feature: DISCOVERY },
-        "",
-    ),
-    unsupported_switch("discovery-insecure-skip-tls-verify", Group::Clustering, DISCOVERY),
-    unsupported("discovery-cert", Group::Clustering, &[], DISCOVERY),
-    unsupported("discovery-key", Group::Clustering, &[], DISCOVERY),
-    unsupported("discovery-cacert", Group::Clustering, &[], DISCOVERY),
-    unsupported("discovery-user", Group::Clustering, &[], DISCOVERY),
-    unsupported("discovery-password", Group::Clustering, &[], DISCOVERY),
+    unsupported("discovery", Group::Clustering, &[], V2_DISCOVERY),
+    unsupported("discovery-proxy", Group::Clustering, &[], V2_DISCOVERY),
+    unsupported("discovery-fallback", Group::Clustering, &["exit"], PROXY),
+    Flag::new("discovery-srv", Group::Clustering, Kind::Text(|c| &mut c.discovery.srv), "Domain whose DNS SRV records name the members of a new cluster."),
+    Flag::new("discovery-srv-name", Group::Clustering, Kind::Text(|c| &mut c.discovery.srv_name), "Suffix of the service asked for in DNS."),
+    Flag::new("discovery-token", Group::Clustering, Kind::Text(|c| &mut c.discovery.token), "Token of the new cluster at the discovery service.").in_file(DISCOVERY, "token"),
+    Flag::new("discovery-endpoints", Group::Clustering, Kind::List(|c| &mut c.discovery.endpoints), "Endpoints of an etcd that is the discovery service of a new cluster.").in_file(DISCOVERY_CLIENT, "endpoints"),
+    Flag::new("discovery-dial-timeout", Group::Clustering, Kind::Time(|c| &mut c.discovery.dial_timeout), "Longest wait for a connection to the discovery service.").in_file(DISCOVERY_CLIENT, "dial-timeout"),
+    Flag::new("discovery-request-timeout", Group::Clustering, Kind::Time(|c| &mut c.discovery.request_timeout), "Longest wait for its answer.").in_file(DISCOVERY_CLIENT, "request-timeout"),
+    Flag::new("discovery-keepalive-time", Group::Clustering, Kind::Time(|c| &mut c.discovery.keepalive_time), "Time between pings to it.").in_file(DISCOVERY_CLIENT, "keepalive-time"),
+    Flag::new("discovery-keepalive-timeout", Group::Clustering, Kind::Time(|c| &mut c.discovery.keepalive_timeout), "Longest wait for the answer to a ping.").in_file(DISCOVERY_CLIENT, "keepalive-timeout"),
+    Flag::new("discovery-insecure-transport", Group::Clustering, Kind::Switch(|c| &mut c.discovery.insecure_transport), "No TLS to endpoints without a scheme.").in_file(DISCOVERY_SECURE, "insecure-transport"),
+    Flag::new("discovery-insecure-skip-tls-verify", Group::Clustering, Kind::Switch(|c| &mut c.discovery.insecure_skip_tls_verify), "Trust every certificate of the discovery service; for tests alone.").in_file(DISCOVERY_SECURE, "insecure-skip-tls-verify"),
+    Flag::new("discovery-cert", Group::Clustering, Kind::Text(|c| &mut c.discovery.cert_file), "Certificate (PEM) to show to the discovery service.").in_file(DISCOVERY_SECURE, "cert"),
+    Flag::new("discovery-key", Group::Clustering, Kind::Text(|c| &mut c.discovery.key_file), "Private key (PEM) of that certificate.").in_file(DISCOVERY_SECURE, "key"),
+    Flag::new("discovery-cacert", Group::Clustering, Kind::Text(|c| &mut c.discovery.trusted_ca_file), "Authorities (PEM) that the discovery service's certificate must come from.").in_file(DISCOVERY_SECURE, "cacert"),
+    Flag::new("discovery-user", Group::Clustering, Kind::Text(|c| &mut c.discovery.user), "User of the discovery service: name, or name:password.").in_file(DISCOVERY_AUTH, "username"),
+    Flag::new("discovery-password", Group::Clustering, Kind::Text(|c| &mut c.discovery.password), "Password of that user.").in_file(DISCOVERY_AUTH, "password"),
     unsupported_switch("enable-v2", Group::Clustering, V2),
     unsupported("experimental-enable-v2v3", Group::Clustering, &[], V2),
     unsupported("v2-deprecation", Group::Clustering, &["not-yet", "write-only", "gone"], V2),

@@ -1,0 +1,77 @@
+//! DNS SRV records: which hosts and ports offer a service of a domain.
+//!
+//! The question is asked by the system's resolver, of the servers that this machine is configured to ask; the answer is
+//! taken apart by `simple-dns`. Used by members that discover each other and by clients that discover members.
+
+use std::ffi::{CString, c_char, c_int};
+
+use simple_dns::{Packet, rdata::RData};
+
+/// Longest answer that DNS has.
+const MAX_ANSWER_BYTES: usize = 65_535;
+const INTERNET: c_int = 1;
+const SRV: c_int = 33;
+
+/// Hosts, without a dot at the end, and ports of `_<service>._tcp.<domain>`. Blocks.
+pub fn look_up(service: &str, domain: &str) -> Result<Vec<(String, u16)>, String> {
+    let name = format!("_{service}._tcp.{}", domain.trim_end_matches('.'));
+    let found = match ask(&name) {
+        None => return Err(format!("lookup {name}: no such host")),
+        Some(answer) => records(&answer),
+    };
+    found.map_err(|error| format!("lookup {name}: {error}"))
+}
+
+fn ask(name: &str) -> Option<Vec<u8>> {
+    #[link(name = "resolv")]
+    unsafe extern "C" {
+        fn res_query(name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, len: c_int) -> c_int;
+    }
+    let name = CString::new(name).ok()?;
+    let mut answer = vec![0; MAX_ANSWER_BYTES];
+    // SAFETY: the name ends in a zero, and `answer` has the length that is told.
+    let len = unsafe { res_query(name.as_ptr(), INTERNET, SRV, answer.as_mut_ptr(), answer.len() as c_int) };
+    // Larger than the buffer if the answer was cut off.
+    answer.truncate(usize::try_from(len).ok()?);
+    Some(answer)
+}
+
+fn records(answer: &[u8]) -> Result<Vec<(String, u16)>, simple_dns::SimpleDnsError> {
+    let packet = Packet::parse(answer)?;
+    let target = |data: &RData| match data {
+        RData::SRV(srv) => Some((srv.target.to_string().trim_end_matches('.').to_owned(), srv.port)),
+        _ => None,
+    };
+    Ok(packet.answers.iter().filter_map(|record| target(&record.rdata)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use simple_dns::{CLASS, Name, ResourceRecord, rdata};
+
+    use super::*;
+
+    #[test]
+    fn records_of_other_kinds_are_passed_over() {
+        let name = Name::new_unchecked("_etcd-client._tcp.example.com");
+        let mut packet = Packet::new_reply(7);
+        let mut add = |data| packet.answers.push(ResourceRecord::new(name.clone(), CLASS::IN, 60, data));
+        add(RData::A(rdata::A { address: 1 }));
+        for (host, port) in [("a.example.com", 2379), ("b.example.com", 1)] {
+            let target = Name::new_unchecked(host);
+            add(RData::SRV(rdata::SRV { priority: 0, weight: 0, port, target }));
+        }
+        let bytes = packet.build_bytes_vec_compressed().unwrap();
+        let expected = [("a.example.com".to_owned(), 2379), ("b.example.com".to_owned(), 1)];
+        assert_eq!(records(&bytes).unwrap(), expected);
+        for len in 0..bytes.len() {
+            // Whatever comes, it does not panic.
+            let _ = records(&bytes[..len]);
+        }
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_asked_for_is_an_error() {
+        assert!(look_up("etcd-client", "a\0b").unwrap_err().contains("no such host"));
+    }
+}

@@ -1,0 +1,217 @@
+//! New members find each other: through an etcd as discovery service, and by DNS, with stock members among them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::Stdio;
+
+use integration::binary::{self, Binary};
+use integration::cluster::{Cluster, START_LIMIT};
+use integration::netns::{Network, inside};
+use integration::tls::Authority;
+use integration::{bounded, eventually};
+use simple_dns::rdata::{A, RData, SRV};
+use simple_dns::{CLASS, Name, Packet, PacketFlag, QTYPE, ResourceRecord, TYPE};
+use tokio::net::UdpSocket;
+use tokio::process::Command;
+
+/// All serve, as one cluster.
+async fn founded(cluster: &mut Cluster) {
+    for member in &mut cluster.members {
+        member.ready().await;
+    }
+    let all = cluster.members.len();
+    let first = cluster.client(0).members().await.expect("members");
+    assert_eq!(first.len(), all);
+    cluster.client(all - 1).put("key", "value").await.expect("put");
+    cluster.assert_equal_hashes().await;
+}
+
+/// Three members that are told nothing but where `service` is found each other; a fourth comes too late.
+async fn through(service: &Cluster, more: &[String]) {
+    let ours = binary::ours();
+    let mut flags = vec!["--discovery-token=some-token".to_owned()];
+    flags.extend_from_slice(more);
+    let mut cluster = Cluster::builder(&ours, 3).build();
+    for member in &mut cluster.members {
+        member.discover(&flags);
+        member.spawn();
+    }
+    founded(&mut cluster).await;
+    let client = service.client(0);
+    let registered = client.prefix("/_etcd/registry/some-token/members/", false).await.expect("read").kvs;
+    let mut told: Vec<String> =
+        registered.iter().map(|kv| String::from_utf8_lossy(&kv.value).into_owned()).collect();
+    told.sort();
+    let expected = cluster.members.iter().map(|member| format!("{}={}", member.name, member.peer_url));
+    assert_eq!(told, expected.collect::<Vec<_>>());
+
+    let mut late = Cluster::builder(&ours, 1).build();
+    late.members[0].name = "late".into();
+    late.members[0].discover(&flags);
+    late.members[0].spawn();
+    late.members[0].exited().await;
+    assert!(late.members[0].log_text().contains("discovery: cluster is full"));
+
+    // Their data say who they are: nobody is asked any more.
+    client.delete("/_etcd/registry/some-token/_config/size").await.expect("delete");
+    cluster.members[1].stop().await;
+    cluster.members[1].restart().await;
+}
+
+async fn sized(service: &Cluster) {
+    service.client(0).put("/_etcd/registry/some-token/_config/size", "3").await.expect("put");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_meet_at_a_discovery_service() {
+    bounded(6 * START_LIMIT, async {
+        for binary in [Some(binary::ours()), binary::peer("3.5.")].into_iter().flatten() {
+            let service = Cluster::start(&binary, 1).await;
+            sized(&service).await;
+            // The first endpoint is of nobody.
+            let endpoints =
+                format!("--discovery-endpoints=127.0.0.1:1,{}", service.members[0].client_address());
+            through(&service, &[endpoints]).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_discovery_service_may_want_certificates() {
+    bounded(4 * START_LIMIT, async {
+        let directory = tempfile::tempdir().expect("a directory");
+        let authority = Authority::new(directory.path(), "ca");
+        authority.issue("server", &["127.0.0.1"], 1, |_| {});
+        authority.issue("client", &[], 2, |_| {});
+        let mut service = Cluster::builder(&binary::ours(), 1).args(authority.client_flags(true)).build();
+        let secure =
+            format!("127.0.0.1:{}", integration::cluster::free_port(&integration::cluster::Host::loopback()));
+        let member = &mut service.members[0];
+        member.args.push(format!("--listen-client-urls={},https://{secure}", member.client_url));
+        service.start_all().await;
+        sized(&service).await;
+        through(
+            &service,
+            &[
+                format!("--discovery-endpoints={secure}"),
+                "--discovery-insecure-transport=false".into(),
+                format!("--discovery-cacert={}", authority.file("ca.pem")),
+                format!("--discovery-cert={}", authority.file("client.pem")),
+                format!("--discovery-key={}", authority.file("client.key")),
+            ],
+        )
+        .await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_without_the_cluster_says_so() {
+    bounded(4 * START_LIMIT, async {
+        let service = Cluster::start(&binary::ours(), 1).await;
+        for (size, text) in [("", "discovery: size key not found"), ("many", "discovery: size key is bad")] {
+            if !size.is_empty() {
+                service.client(0).put("/_etcd/registry/t/_config/size", size).await.expect("put");
+            }
+            let mut cluster = Cluster::builder(&binary::ours(), 1).build();
+            let endpoint = format!("--discovery-endpoints={}", service.members[0].client_address());
+            cluster.members[0].discover(&["--discovery-token=t".into(), endpoint]);
+            cluster.members[0].spawn();
+            cluster.members[0].exited().await;
+            assert!(cluster.members[0].log_text().contains(text), "{text}");
+        }
+    })
+    .await;
+}
+
+const DOMAIN: &str = "cluster.test";
+
+/// Answers for `m<n>.cluster.test` and for the services of members, peers' and clients', until it is dropped.
+async fn serve_names(address: IpAddr, peers: Vec<SocketAddr>, clients: Vec<SocketAddr>) {
+    let socket = UdpSocket::bind((address, 53)).await.expect("the port of DNS");
+    let mut question = [0; 1500];
+    loop {
+        let (len, from) = socket.recv_from(&mut question).await.expect("a question");
+        let Ok(asked) = Packet::parse(&question[..len]) else { continue };
+        let mut answer = Packet::new_reply(asked.id());
+        answer.set_flags(PacketFlag::AUTHORITATIVE_ANSWER | PacketFlag::RECURSION_AVAILABLE);
+        for question in &asked.questions {
+            let name = question.qname.to_string();
+            let mut add = |data| {
+                answer.answers.push(ResourceRecord::new(question.qname.clone(), CLASS::IN, 60, data));
+            };
+            for (n, (peer, client)) in peers.iter().zip(&clients).enumerate() {
+                let host = format!("m{n}.{DOMAIN}");
+                for (service, port) in [("etcd-server", peer.port()), ("etcd-client", client.port())] {
+                    if question.qtype == QTYPE::TYPE(TYPE::SRV) && name == format!("_{service}._tcp.{DOMAIN}")
+                    {
+                        let target = Name::new(&host).expect("a name").into_owned();
+                        add(RData::SRV(SRV { priority: 0, weight: 0, port, target }));
+                    }
+                }
+                let IpAddr::V4(ip) = peer.ip() else { continue };
+                if question.qtype == QTYPE::TYPE(TYPE::A) && name == host {
+                    add(RData::A(A { address: ip.into() }));
+                }
+            }
+        }
+        answer.questions = asked.questions;
+        let bytes = answer.build_bytes_vec().expect("an answer");
+        socket.send_to(&bytes, from).await.expect("an answer sent");
+    }
+}
+
+#[test]
+fn members_find_each_other_by_dns() {
+    let network = match Network::new(3) {
+        Ok(network) => network,
+        Err(reason) => {
+            binary::missing(&format!("{reason} (run as root, with `ip` of the package iproute2)"));
+            return;
+        }
+    };
+    let Some(peer) = binary::peer("3.5.") else { return };
+    let kinds: [Binary; 3] = [binary::ours(), peer, binary::ours()];
+    let hosts = network.hosts();
+    inside(&network.hub(), move || {
+        bounded(4 * START_LIMIT, async move {
+            let network = network;
+            network.set_name_server(network.hub_address());
+            let mut cluster = Cluster::of(&kinds).hosts(hosts).build();
+            let parse = |address: &str| address.parse().expect("an address");
+            let peers = cluster.members.iter().map(|it| parse(it.peer_address())).collect();
+            let clients = cluster.members.iter().map(|it| parse(it.client_address())).collect();
+            let names = tokio::spawn(serve_names(network.hub_address(), peers, clients));
+            for member in &mut cluster.members {
+                member.discover(&[format!("--discovery-srv={DOMAIN}")]);
+                member.spawn();
+            }
+            founded(&mut cluster).await;
+            eventually("names of all", START_LIMIT, || async {
+                let members = cluster.client(0).members().await.map_err(|error| error.to_string())?;
+                let mut names: Vec<&str> = members.iter().map(|member| member.name.as_str()).collect();
+                names.sort_unstable();
+                if names == ["m0", "m1", "m2"] { Ok(()) } else { Err(format!("{members:?}")) }
+            })
+            .await;
+
+            // Clients find them too: of the hosts that have these names, each but the namespace of the bridge.
+            let ours = binary::ours().path.with_file_name("etcdctl");
+            for program in binary::etcdctls().into_iter().chain([ours]) {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", &network.name(0)]).arg(&program).env("ETCDCTL_API", "3");
+                command.args(["--discovery-srv", DOMAIN, "member", "list"]).stdin(Stdio::null());
+                let output = command.output().await.expect("etcdctl");
+                let text = String::from_utf8_lossy(&output.stdout);
+                assert_eq!(text.lines().count(), 3, "{}: {output:?}", program.display());
+            }
+
+            let mut stranger = Cluster::of(&kinds[..1]).hosts(network.hosts()[..1].to_vec()).build();
+            stranger.members[0].discover(&[format!("--discovery-srv={DOMAIN}")]);
+            stranger.members[0].spawn();
+            stranger.members[0].exited().await;
+            assert!(stranger.members[0].log_text().contains("cannot find local etcd member"));
+            names.abort();
+        })
+    });
+}
