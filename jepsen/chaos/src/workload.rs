@@ -10,12 +10,15 @@
 //! | `lease` | grants, keepalives, revokes, ends | none too early, none too late |
 //! | `lock` | locks over keys and leases, writes under them | who held it |
 //! | `compaction` | frequent compactions, reads around them | HashKV equal while it runs |
+//! | `auth` | users whose permissions come and go | nobody did what they could never, nobody was refused what they always could |
 //! | `kube` | informers, optimistic writes, lists in pages | |
 //!
 //! A workload's clients end soon after `World::end`. What they write has unique values, or is counted by
-//! `World::anonymous`. What a verdict needs is in the history alone, in the names of keys.
+//! `World::anonymous`. What a verdict needs is in the history alone, in the names of keys; but who was allowed what is in
+//! `World::rights`.
 
 mod append;
+mod auth;
 mod compaction;
 mod kube;
 mod lease;
@@ -47,10 +50,11 @@ pub enum Workload {
     Lock,
     Compaction,
     Kube,
+    Auth,
 }
 
 impl Workload {
-    pub const ALL: [Workload; 9] = [
+    pub const ALL: [Workload; 10] = [
         Workload::Register,
         Workload::Mix,
         Workload::Append,
@@ -60,6 +64,7 @@ impl Workload {
         Workload::Lock,
         Workload::Compaction,
         Workload::Kube,
+        Workload::Auth,
     ];
 
     pub fn name(self) -> &'static str {
@@ -73,6 +78,7 @@ impl Workload {
             Workload::Lock => "lock",
             Workload::Compaction => "compaction",
             Workload::Kube => "kube",
+            Workload::Auth => "auth",
         }
     }
 
@@ -92,6 +98,7 @@ impl Workload {
                 Workload::Lock => clients.spawn_local_on(lock::client(session, number), local),
                 Workload::Compaction => clients.spawn_local_on(compaction::client(session, number), local),
                 Workload::Kube => clients.spawn_local_on(kube::client(session, number), local),
+                Workload::Auth => clients.spawn_local_on(auth::client(session, number), local),
             };
         }
         clients
