@@ -42,6 +42,9 @@ pub const MEMBER_PROMOTE: &str = "/etcdserverpb.Cluster/MemberPromote";
 pub const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 pub const HASH_KV: &str = "/etcdserverpb.Maintenance/HashKV";
 pub const MOVE_LEADER: &str = "/etcdserverpb.Maintenance/MoveLeader";
+pub const SNAPSHOT: &str = "/etcdserverpb.Maintenance/Snapshot";
+pub const ALARM: &str = "/etcdserverpb.Maintenance/Alarm";
+pub const DEFRAGMENT: &str = "/etcdserverpb.Maintenance/Defragment";
 pub const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
 pub const AUTH_ENABLE: &str = "/etcdserverpb.Auth/AuthEnable";
 pub const AUTH_DISABLE: &str = "/etcdserverpb.Auth/AuthDisable";
@@ -196,6 +199,11 @@ impl Duplex {
     /// Queues a frame; false if the stream is over.
     pub fn send(&mut self, frame: Bytes) -> bool {
         self.send.send_data(frame, false).is_ok()
+    }
+
+    /// The same, and nothing follows.
+    pub fn send_last(&mut self, frame: Bytes) -> bool {
+        self.send.send_data(frame, true).is_ok()
     }
 
     /// The next message; none at the end. Nothing is lost if the future is dropped.

@@ -10,6 +10,7 @@
 //! | `lease` | grants, keepalives, revokes, ends | none too early, none too late |
 //! | `lock` | locks over keys and leases, writes under them | who held it |
 //! | `compaction` | frequent compactions, reads around them | HashKV equal while it runs |
+//! | `admin` | snapshots, hashes, alarms, defragmentation, other leaders | a snapshot has the HashKV of its revision |
 //! | `auth` | users whose permissions come and go | nobody did what they could never, nobody was refused what they always could |
 //! | `kube` | informers, optimistic writes, lists in pages | |
 //!
@@ -17,6 +18,7 @@
 //! `World::anonymous`. What a verdict needs is in the history alone, in the names of keys; but who was allowed what is in
 //! `World::rights`.
 
+mod admin;
 mod append;
 mod auth;
 mod compaction;
@@ -51,10 +53,11 @@ pub enum Workload {
     Compaction,
     Kube,
     Auth,
+    Admin,
 }
 
 impl Workload {
-    pub const ALL: [Workload; 10] = [
+    pub const ALL: [Workload; 11] = [
         Workload::Register,
         Workload::Mix,
         Workload::Append,
@@ -65,6 +68,7 @@ impl Workload {
         Workload::Compaction,
         Workload::Kube,
         Workload::Auth,
+        Workload::Admin,
     ];
 
     pub fn name(self) -> &'static str {
@@ -79,6 +83,7 @@ impl Workload {
             Workload::Compaction => "compaction",
             Workload::Kube => "kube",
             Workload::Auth => "auth",
+            Workload::Admin => "admin",
         }
     }
 
@@ -99,6 +104,7 @@ impl Workload {
                 Workload::Compaction => clients.spawn_local_on(compaction::client(session, number), local),
                 Workload::Kube => clients.spawn_local_on(kube::client(session, number), local),
                 Workload::Auth => clients.spawn_local_on(auth::client(session, number), local),
+                Workload::Admin => clients.spawn_local_on(admin::client(session, number), local),
             };
         }
         clients

@@ -12,7 +12,7 @@ use oracle::{
         Request,
         request::{Compare, End, Range, Relation, Span, Txn, Wanted},
     },
-    model::rights::{BAD_TOKEN, DENIED},
+    model::rights::{BAD_TOKEN, DENIED, NOBODY},
 };
 use prost::Message;
 use proto::{
@@ -217,15 +217,16 @@ impl Root {
     /// Logs in again if a member does not know the run's token.
     async fn stay_known(&mut self) {
         let world = self.session.world.clone();
-        for at in 0..world.cluster.servers.len() {
-            let refused = match world.cluster.status(at).await {
-                Err(Failure::Refused(status)) => {
-                    [BAD_TOKEN, "etcdserver: user name is empty"].contains(&status.message())
-                }
+        for (at, server) in world.cluster.servers.iter().enumerate() {
+            let Ok(connection) = server.connection().await else { continue };
+            // A member answers it by itself, and to whoever may read.
+            let look = pb::RangeRequest { key: "auth".into(), serializable: true, ..Default::default() };
+            let refused = match connection.call(rpc::RANGE, rpc::frame(&look), ASK_LIMIT).await {
+                Err(Failure::Refused(status)) => [BAD_TOKEN, NOBODY].contains(&status.message()),
                 _ => false,
             };
             if refused && let Some(token) = log_in(&self.session, at, ROOT, ROOT.to_owned()).await {
-                *world.cluster.servers[at].token.borrow_mut() = Some(token);
+                *server.token.borrow_mut() = Some(token);
             }
         }
     }
