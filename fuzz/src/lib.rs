@@ -15,12 +15,14 @@
 //! | `http` | bytes on the client port |
 //! | `watch`, `lease` | sequences of commands, against a replay and a plain model |
 //! | `config` | flags, environment, file, URLs |
+//! | `auth`, `tls` | tokens, keys, permissions; certificates and revocation lists |
 //! | `history` | the harness's own files |
 //! | `input`, `mutate`, `member` | structured input; random changes of inputs; a member without threads |
 //!
 //! `main` runs targets under libFuzzer, steered by coverage (`make fuzz`). `tests/replay.rs` runs each on its seeds, on
 //! a bounded number of changed seeds, and on `regressions/<target>/`: inputs that broke something once.
 
+mod auth;
 mod config;
 mod database;
 mod history;
@@ -34,6 +36,7 @@ mod peer;
 mod raft;
 mod request;
 mod state;
+mod tls;
 mod watch;
 
 /// What a target is and how it is begun.
@@ -81,6 +84,11 @@ targets! {
     "flags", "command line and environment of the server", config::flags, config::flag_seeds, 1024;
     "config-file", "the server's configuration file", config::file, config::file_seeds, 2048;
     "values", "URLs, clusters, durations and feature gates", config::values, config::value_seeds, 512;
+    "token", "tokens of both kinds, and claims that are signed and make no sense", auth::token, auth::token_seeds, 1024;
+    "token-key", "keys of signed tokens in PEM, and --auth-token", auth::key, auth::key_seeds, 2048;
+    "permission-range", "unions of permissions, against a look at every key", auth::ranges, auth::range_seeds, 128;
+    "certificate", "a certificate in DER", tls::certificate, tls::certificate_seeds, 2048;
+    "revocation-list", "a revocation list in DER or PEM", tls::revocations, tls::revocation_seeds, 2048;
     "history", "a recorded history", history::decode, history::seeds, 65536;
 }
 

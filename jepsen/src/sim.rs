@@ -7,6 +7,7 @@
 //! | `world` | time, the queue of events, what members and clients do, and what must always hold |
 //! | `strike` | faults as they happen |
 //! | `member` | one member: the node's parts, turned one at a time, its disk and its history on it |
+//! | `auth` | users, roles and rights, and clients that log in |
 //! | `client` | clients that ask and record what they were told |
 //! | `watcher` | clients that watch |
 //! | `shrink` | a failing plan made smaller |
@@ -14,6 +15,7 @@
 //! A run has two phases. In the first, faults come and go; in the second they are over, and the cluster must agree and
 //! serve again within a limit. Then the history is judged. Everything that happens follows from the plan alone.
 
+mod auth;
 mod client;
 mod member;
 pub mod plan;

@@ -14,16 +14,21 @@ pub mod change;
 pub mod jwt;
 #[cfg(test)]
 mod jwt_test;
-mod keys;
+pub mod keys;
 pub mod password;
-mod ranges;
+pub mod ranges;
 pub mod request;
 #[cfg(test)]
 mod state_test;
 pub mod tokens;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
+use prost::Message;
 use proto::authpb::{Permission, Role, User, permission::Type};
 
 use ranges::Ranges;
@@ -121,6 +126,15 @@ pub struct Auth {
 impl Default for Auth {
     fn default() -> Auth {
         Auth { enabled: false, revision: 1, unsaved: true, users: BTreeMap::new(), roles: BTreeMap::new() }
+    }
+}
+
+/// Of all that is kept on disk of it: equal on all members that have applied the same.
+impl Hash for Auth {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        (self.enabled, self.revision, self.users.len()).hash(hasher);
+        self.users.values().for_each(|account| account.user.encode_to_vec().hash(hasher));
+        self.roles.values().for_each(|role| role.encode_to_vec().hash(hasher));
     }
 }
 

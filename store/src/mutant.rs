@@ -3,7 +3,7 @@
 //! time, for the members that the calling thread turns.
 
 /// What goes wrong. Names are those of `correctness` programmes in the field: R reads, D durability, A apply, W watches,
-/// L leases; K ours, as are W8, L7 and L8. `ALL` says what each is.
+/// L leases, S security; K ours, as are W8, L7, L8 and L9. `ALL` says what each is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
     /// A linearizable read is answered from the local state.
@@ -56,6 +56,8 @@ pub enum Mutant {
     A11,
     /// A snapshot's last batch is lost.
     A12,
+    /// Users, roles and whether they count stay as they were when a snapshot is taken over.
+    A13,
     /// A watcher that reads slowly loses events.
     W1,
     /// Watchers are told again after a snapshot.
@@ -84,6 +86,12 @@ pub enum Mutant {
     L7,
     /// The end of a lease that waits for the next leader is proposed there.
     L8,
+    /// Ends of leases by time name nobody, and are refused while authentication is on.
+    L9,
+    /// Transactions nested in others, and previous values and leases of puts in them, are not checked.
+    S1,
+    /// A token outlives the password or the user that it was given for, and a time without authentication.
+    S2,
     /// A view that is behind is not called stale.
     K1,
     /// A member stands for election while it takes over a snapshot.
@@ -112,7 +120,7 @@ mod switch {
     /// Stands in every binary that can be told to make mistakes, for whoever looks for it where it must not be.
     pub const MARK: &str = "keelson: this binary can make mistakes";
 
-    pub const ALL: [(Mutant, &str); 42] = [
+    pub const ALL: [(Mutant, &str); 46] = [
         (Mutant::R1, "a linearizable read is answered from the local state"),
         (Mutant::R2, "a read round is asked again with the same context"),
         (Mutant::R3, "a new leader answers reads before it has committed in its term"),
@@ -138,6 +146,7 @@ mod switch {
         (Mutant::A10, "a compaction drops the tombstone at its revision"),
         (Mutant::A11, "a restart takes the revision from what a compaction left"),
         (Mutant::A12, "a snapshot's last batch is lost"),
+        (Mutant::A13, "users, roles and whether they count stay as they were before a snapshot"),
         (Mutant::W1, "a watcher that reads slowly loses events"),
         (Mutant::W2, "watchers are told again after a snapshot"),
         (Mutant::W3, "progress is told ahead of events"),
@@ -152,6 +161,9 @@ mod switch {
         (Mutant::L4, "a new leader gives leases no time"),
         (Mutant::L7, "a keepalive is refused before the grant is applied"),
         (Mutant::L8, "the end of a lease that waits for the next leader is proposed there"),
+        (Mutant::L9, "ends of leases by time name nobody, and are refused while authentication is on"),
+        (Mutant::S1, "nested transactions, and previous values and leases of puts in one, are not checked"),
+        (Mutant::S2, "a token outlives its user's password, or a time without authentication"),
         (Mutant::K1, "a view that is behind is not called stale"),
         (Mutant::K2, "a member stands for election while it takes over a snapshot"),
         (Mutant::K3, "a restart completes an older snapshot than the newest"),

@@ -17,7 +17,7 @@
 pub mod accept;
 mod address;
 pub mod auto;
-mod certificate;
+pub mod certificate;
 pub mod material;
 mod pending;
 mod reject;

@@ -10,6 +10,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::PathBuf,
+    rc::Rc,
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -27,7 +28,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     binary::Binary,
     member::{PEER_PORT, Server},
-    rpc::{self, Failure},
+    rpc::{self, Failure, Token},
 };
 
 /// Directories are called so, with the number of the process and something random behind it.
@@ -100,6 +101,7 @@ impl Cluster {
         let peer = |address: &IpAddr| format!("http://{address}:{PEER_PORT}");
         let initial = names.iter().zip(&addresses).map(|(name, at)| format!("{name}={}", peer(at)));
         let initial = initial.collect::<Vec<_>>().join(",");
+        let token = Rc::<RefCell<Token>>::default();
         let servers = names.into_iter().zip(&addresses).enumerate().map(|(index, (name, address))| {
             let client = SocketAddr::new(*address, CLIENT_PORT);
             let disk = disks.get(index).map_or(dir.path(), ForgetFs::path);
@@ -123,7 +125,10 @@ impl Cluster {
             command.extend(binary.flag("compaction-batch-limit", settings.compaction_batch));
             let interval = format!("{}ms", settings.progress_ms);
             command.extend(binary.flag("watch-progress-notify-interval", interval));
+            // Logging in is no test of how long that takes.
+            command.push("--bcrypt-cost=4".to_owned());
             let mut server = Server::new(index, name, client, data_dir, log);
+            server.token = token.clone();
             server.command = command;
             if let (Some(nudge), Some(library)) = (nudges.get(index), &around.clocks) {
                 server.environment = nudge.env(library);

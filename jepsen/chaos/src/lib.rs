@@ -25,6 +25,7 @@ mod judge;
 mod member;
 mod nemesis;
 mod observer;
+mod rights;
 mod rpc;
 mod run;
 mod session;

@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::rpc::{Connection, Failure};
+use crate::rpc::{Connection, Failure, Token};
 
 /// Every member has an address of its own, so all have one port.
 pub const PEER_PORT: u16 = 2380;
@@ -44,6 +44,8 @@ pub struct Server {
     pub id: Cell<u64>,
     /// Whether it starts as a new member of the cluster that is there.
     pub joins: Cell<bool>,
+    /// Of all members of a run; connections show it.
+    pub token: Rc<RefCell<Token>>,
     process: RefCell<Process>,
     link: tokio::sync::Mutex<Link>,
 }
@@ -83,6 +85,7 @@ impl Server {
             environment: Vec::new(),
             id: Cell::new(0),
             joins: Cell::new(false),
+            token: Rc::default(),
             process: RefCell::new(Process::Down),
             link: tokio::sync::Mutex::default(),
         }
@@ -227,7 +230,9 @@ impl Server {
         let member = self.member().ok_or(Failure::NotSent)?;
         let opened = Connection::open(self.client, member, window_bytes, CONNECT_LIMIT).await;
         // A process that was replaced meanwhile may be the one that accepted.
-        opened.ok().filter(|_| self.member() == Some(member)).ok_or(Failure::NotSent)
+        let mut opened = opened.ok().filter(|_| self.member() == Some(member)).ok_or(Failure::NotSent)?;
+        opened.token = self.token.clone();
+        Ok(opened)
     }
 
     /// Has the next caller open a new connection, unless somebody did so already.

@@ -69,6 +69,11 @@ async fn follow(
                 continue;
             }
         };
+        if told.created && told.canceled && told.compact_revision == 0 {
+            // Nobody may watch without a token, and ours may be gone.
+            stream.forget();
+            return None;
+        }
         if told.canceled {
             *next = (*next).max(told.compact_revision);
             return None;

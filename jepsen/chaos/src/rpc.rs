@@ -11,7 +11,7 @@
 //! | 1–4 | length, big-endian |
 //! | 5– | message |
 
-use std::{future::poll_fn, io, net::SocketAddr, time::Duration};
+use std::{cell::RefCell, future::poll_fn, io, net::SocketAddr, rc::Rc, time::Duration};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::{
@@ -42,6 +42,18 @@ pub const MEMBER_PROMOTE: &str = "/etcdserverpb.Cluster/MemberPromote";
 pub const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 pub const HASH_KV: &str = "/etcdserverpb.Maintenance/HashKV";
 pub const MOVE_LEADER: &str = "/etcdserverpb.Maintenance/MoveLeader";
+pub const SNAPSHOT: &str = "/etcdserverpb.Maintenance/Snapshot";
+pub const ALARM: &str = "/etcdserverpb.Maintenance/Alarm";
+pub const DEFRAGMENT: &str = "/etcdserverpb.Maintenance/Defragment";
+pub const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
+pub const AUTH_ENABLE: &str = "/etcdserverpb.Auth/AuthEnable";
+pub const AUTH_DISABLE: &str = "/etcdserverpb.Auth/AuthDisable";
+pub const USER_ADD: &str = "/etcdserverpb.Auth/UserAdd";
+pub const USER_CHANGE_PASSWORD: &str = "/etcdserverpb.Auth/UserChangePassword";
+pub const USER_GRANT_ROLE: &str = "/etcdserverpb.Auth/UserGrantRole";
+pub const ROLE_ADD: &str = "/etcdserverpb.Auth/RoleAdd";
+pub const ROLE_GRANT_PERMISSION: &str = "/etcdserverpb.Auth/RoleGrantPermission";
+pub const ROLE_REVOKE_PERMISSION: &str = "/etcdserverpb.Auth/RoleRevokePermission";
 
 const FRAME_HEADER_BYTES: usize = 5;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
@@ -57,12 +69,17 @@ pub enum Failure {
     Lost,
 }
 
+/// What shows who calls; nothing while nobody has to.
+pub type Token = Option<HeaderValue>;
+
 /// One connection to one process.
 pub struct Connection {
     send: SendRequest<Bytes>,
     authority: String,
     /// The incarnation at the other end.
     pub member: Member,
+    /// Shown with every call that brings none of its own; shared by all of a run.
+    pub token: Rc<RefCell<Token>>,
 }
 
 /// A message as a frame.
@@ -98,10 +115,10 @@ impl Connection {
             // Every call on it sees the error itself.
             let _ = connection.await;
         });
-        Ok(Connection { send, authority: address.to_string(), member })
+        Ok(Connection { send, authority: address.to_string(), member, token: Rc::default() })
     }
 
-    fn head(&self, path: &'static str) -> Request<()> {
+    fn head(&self, path: &'static str, token: Token) -> Request<()> {
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(http::uri::Scheme::HTTP);
         uri.authority = self.authority.parse().ok();
@@ -111,18 +128,37 @@ impl Connection {
         *head.uri_mut() = Uri::from_parts(uri).expect("all parts are there");
         head.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
         head.headers_mut().insert("te", HeaderValue::from_static("trailers"));
+        if let Some(token) = token {
+            head.headers_mut().insert("token", token);
+        }
         head
     }
 
-    async fn begin(&self, path: &'static str) -> Result<(ResponseFuture, SendStream<Bytes>), Failure> {
+    async fn begin(
+        &self,
+        path: &'static str,
+        token: Token,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), Failure> {
         let mut send = self.send.clone().ready().await.map_err(|_| Failure::NotSent)?;
-        send.send_request(self.head(path), false).map_err(|_| Failure::NotSent)
+        send.send_request(self.head(path, token), false).map_err(|_| Failure::NotSent)
     }
 
     /// One request, one answer, as an encoded message.
     pub async fn call(&self, path: &'static str, frame: Bytes, limit: Duration) -> Result<Bytes, Failure> {
+        let token = self.token.borrow().clone();
+        self.call_as(token, path, frame, limit).await
+    }
+
+    /// The same by whoever has this token.
+    pub async fn call_as(
+        &self,
+        token: Token,
+        path: &'static str,
+        frame: Bytes,
+        limit: Duration,
+    ) -> Result<Bytes, Failure> {
         let call = async {
-            let (response, mut send) = self.begin(path).await?;
+            let (response, mut send) = self.begin(path, token).await?;
             send.send_data(frame, true).map_err(|_| Failure::Lost)?;
             let mut inbound = Inbound::new(response);
             let Some(answer) = inbound.next().await? else { return Err(Failure::Lost) };
@@ -147,7 +183,8 @@ impl Connection {
 
     /// A stream in both directions.
     pub async fn stream(&self, path: &'static str) -> Result<Duplex, Failure> {
-        let (response, send) = self.begin(path).await?;
+        let token = self.token.borrow().clone();
+        let (response, send) = self.begin(path, token).await?;
         Ok(Duplex { send, inbound: Inbound::new(response) })
     }
 }
@@ -162,6 +199,11 @@ impl Duplex {
     /// Queues a frame; false if the stream is over.
     pub fn send(&mut self, frame: Bytes) -> bool {
         self.send.send_data(frame, false).is_ok()
+    }
+
+    /// The same, and nothing follows.
+    pub fn send_last(&mut self, frame: Bytes) -> bool {
+        self.send.send_data(frame, true).is_ok()
     }
 
     /// The next message; none at the end. Nothing is lost if the future is dropped.

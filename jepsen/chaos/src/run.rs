@@ -189,6 +189,7 @@ pub async fn run(plan: Plan, binary: &Binary) -> Report {
             complete: finish.complete,
             last: finish.last,
         };
+        world.rights.borrow().judge()?;
         judge::judge(&history, &case)
     });
     // A panic explains whatever else went wrong.

@@ -17,7 +17,7 @@ use proto::etcdserverpb as pb;
 use rand::{Rng, rngs::StdRng};
 
 use crate::{
-    rpc::{self, Failure},
+    rpc::{self, Failure, Token},
     world::World,
 };
 
@@ -34,7 +34,19 @@ pub struct Session {
     pub at: usize,
     /// It stays there whatever happens.
     pub pinned: bool,
+    /// A user's own; without, it shows what all show.
+    pub token: Token,
+    /// The last call that was sent, when it ended, and the text of a refusal.
+    pub last: Option<LastCall>,
     patience: Duration,
+}
+
+/// When a session last asked, and how it was refused.
+#[derive(Clone, Debug)]
+pub struct LastCall {
+    pub called_ns: u64,
+    pub returned_ns: u64,
+    pub refusal: Option<String>,
 }
 
 /// Whom a request went to, and when.
@@ -72,7 +84,16 @@ impl Session {
         let client = world.notes.borrow_mut().next_client();
         let at = number as usize % world.cluster.servers.len();
         let random = world.random(kind, number);
-        Session { world: world.clone(), random, client, at, pinned: false, patience: PATIENCE }
+        Session {
+            world: world.clone(),
+            random,
+            client,
+            at,
+            pinned: false,
+            token: None,
+            last: None,
+            patience: PATIENCE,
+        }
     }
 
     pub fn is_over(&self) -> bool {
@@ -109,7 +130,8 @@ impl Session {
         };
         let (path, frame) = encode(&self.world.notes.borrow().book, &request);
         let called_ns = self.world.now_ns();
-        let answered = connection.call(path, frame, self.patience).await;
+        let token = self.token.clone().or_else(|| connection.token.borrow().clone());
+        let answered = connection.call_as(token, path, frame, self.patience).await;
         let returned_ns = self.world.now_ns();
         let call = Call { member: connection.member, id: server.id.get(), called_ns, returned_ns };
         if let Err(Failure::NotSent | Failure::Lost) = answered {
@@ -120,6 +142,11 @@ impl Session {
             self.pause().await;
             return Told::Nothing;
         }
+        let refusal = match &answered {
+            Err(Failure::Refused(status)) => Some(status.message().to_owned()),
+            _ => None,
+        };
+        self.last = Some(LastCall { called_ns, returned_ns, refusal });
         let (told, unknown) = self.write_down(request, answered, &call);
         if unknown {
             self.move_on();

@@ -58,6 +58,11 @@ impl WatchStream {
         Ok(&self.record.responses[self.record.responses.len() - 1])
     }
 
+    /// Leaves it out of the history: it was refused, and nothing was told.
+    pub fn forget(mut self) {
+        self.record.asked.clear();
+    }
+
     /// Ends it; its place in `History::streams`.
     pub fn finish(mut self) -> usize {
         self.hand_over()

@@ -10,12 +10,17 @@
 //! | `lease` | grants, keepalives, revokes, ends | none too early, none too late |
 //! | `lock` | locks over keys and leases, writes under them | who held it |
 //! | `compaction` | frequent compactions, reads around them | HashKV equal while it runs |
+//! | `admin` | snapshots, hashes, alarms, defragmentation, other leaders | a snapshot has the HashKV of its revision |
+//! | `auth` | users whose permissions come and go | nobody did what they could never, nobody was refused what they always could |
 //! | `kube` | informers, optimistic writes, lists in pages | |
 //!
 //! A workload's clients end soon after `World::end`. What they write has unique values, or is counted by
-//! `World::anonymous`. What a verdict needs is in the history alone, in the names of keys.
+//! `World::anonymous`. What a verdict needs is in the history alone, in the names of keys; but who was allowed what is in
+//! `World::rights`.
 
+mod admin;
 mod append;
+mod auth;
 mod compaction;
 mod kube;
 mod lease;
@@ -47,10 +52,12 @@ pub enum Workload {
     Lock,
     Compaction,
     Kube,
+    Auth,
+    Admin,
 }
 
 impl Workload {
-    pub const ALL: [Workload; 9] = [
+    pub const ALL: [Workload; 11] = [
         Workload::Register,
         Workload::Mix,
         Workload::Append,
@@ -60,6 +67,8 @@ impl Workload {
         Workload::Lock,
         Workload::Compaction,
         Workload::Kube,
+        Workload::Auth,
+        Workload::Admin,
     ];
 
     pub fn name(self) -> &'static str {
@@ -73,6 +82,8 @@ impl Workload {
             Workload::Lock => "lock",
             Workload::Compaction => "compaction",
             Workload::Kube => "kube",
+            Workload::Auth => "auth",
+            Workload::Admin => "admin",
         }
     }
 
@@ -92,6 +103,8 @@ impl Workload {
                 Workload::Lock => clients.spawn_local_on(lock::client(session, number), local),
                 Workload::Compaction => clients.spawn_local_on(compaction::client(session, number), local),
                 Workload::Kube => clients.spawn_local_on(kube::client(session, number), local),
+                Workload::Auth => clients.spawn_local_on(auth::client(session, number), local),
+                Workload::Admin => clients.spawn_local_on(admin::client(session, number), local),
             };
         }
         clients

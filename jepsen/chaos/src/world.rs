@@ -19,7 +19,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::cluster::Cluster;
+use crate::{cluster::Cluster, rights::Rights};
 
 /// Writes in flight whose effect no value shows.
 const MAX_ANONYMOUS_WRITES: usize = 3;
@@ -27,6 +27,8 @@ const MAX_ANONYMOUS_WRITES: usize = 3;
 pub struct World {
     pub cluster: Cluster,
     pub notes: RefCell<Notes>,
+    /// Who was allowed what, and did what.
+    pub rights: RefCell<Rights>,
     /// Deletes and the like hold a permit while they are under way.
     pub anonymous: Semaphore,
     /// All up to here was told to observers.
@@ -58,6 +60,7 @@ impl World {
         World {
             cluster,
             notes: RefCell::default(),
+            rights: RefCell::default(),
             anonymous: Semaphore::new(MAX_ANONYMOUS_WRITES),
             observed: Cell::new(1),
             seed,

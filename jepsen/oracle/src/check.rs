@@ -9,10 +9,12 @@
 //! | `replay` | the events of a run by revision, as an accepted order made them |
 //! | `headers` | who answered, and that no member's revision falls |
 //! | `cycle` | transactions that append to lists, without looking at revisions |
+//! | `auth` | entries and reads by who may do what; not from histories |
 //! | `watch`, `lease`, `lock`, `set`, `register`, `members` | the traffic of that name |
 //!
 //! Checkers that need the run's events take a `Replay`; the others look at their own traffic only.
 
+pub mod auth;
 pub mod cycle;
 pub mod headers;
 pub mod lease;

@@ -5,16 +5,19 @@ use prost::{DecodeError, Message};
 use proto::{etcdserverpb as pb, mvccpb};
 use tonic::Status;
 
-use crate::history::{
-    Answer, Fate, Member, Outcome, Refusal, Response,
-    names::Key,
-    names::Value,
-    record::Recorder,
-    request::{
-        Compare, Delete, Deleted, End, Kv, Put, Range, Ranged, Relation, Request, SortOrder, SortTarget,
-        Span, Txn, TxnResponse, Wanted,
+use crate::{
+    history::{
+        Answer, Fate, Member, Outcome, Refusal, Response,
+        names::Key,
+        names::Value,
+        record::Recorder,
+        request::{
+            Compare, Delete, Deleted, End, Kv, Put, Range, Ranged, Relation, Request, SortOrder, SortTarget,
+            Span, Txn, TxnResponse, Wanted,
+        },
+        watch::{Event, EventKind, WatchCommand, WatchCreate, WatchResponse},
     },
-    watch::{Event, EventKind, WatchCommand, WatchCreate, WatchResponse},
+    model::rights::DENIALS,
 };
 
 /// Names in both directions while a run goes on.
@@ -291,6 +294,7 @@ pub fn refused(status: &Status) -> Outcome {
         | "etcdserver: request is too large"
         | "etcdserver: rpc not supported for learner"
         | "etcdserver: mvcc: database space exceeded" => Refusal::Unmodelled,
+        text if DENIALS.contains(&text) => Refusal::Unmodelled,
         _ => return Outcome::Unknown(Fate::Open),
     })
 }

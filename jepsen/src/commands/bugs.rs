@@ -36,8 +36,9 @@ const fn bug(name: &'static str, from: &'static str, mutant: &'static str) -> Bu
 }
 
 /// As `correctness` programmes in the field number them: etcd-io/etcd's issues; the last are ours.
-const BUGS: [Bug; 27] = [
+const BUGS: [Bug; 29] = [
     bug("index-ahead-of-data", "etcd #13766, #13514: members differ after a kill under load", "A1"),
+    bug("auth-not-in-the-snapshot", "etcd #14571: rules stay as they were before a snapshot", "A13"),
     bug("single-member-loses-a-write", "etcd #14370: acknowledged before the log was synced", "D2"),
     bug("progress-ahead-of-events", "etcd #15220: a notice passes the events before it", "W3"),
     bug("watch-goes-back", "etcd #15271: events again after a snapshot", "W2"),
@@ -62,6 +63,7 @@ const BUGS: [Bug; 27] = [
     bug("directory-not-synced", "etcd #6368: a new segment is gone after a power loss", "D4"),
     bug("leases-of-a-deposed-leader", "etcd #12528, #15247: a stuck leader ends leases", "L2"),
     bug("keepalive-after-the-end", "etcd #20615: a lease that was revoked is kept alive", "L3"),
+    bug("leases-never-end-under-auth", "etcd #13206: ends of leases are refused for want of a name", "L9"),
     bug("keepalive-before-the-grant", "etcd #13932: a lease that was granted is not found", "L7"),
     bug("lease-ends-in-a-transfer", "Keelson: the old leader's end of a lease goes to the new one", "L8"),
     bug("history-ahead-of-the-news", "Keelson: a watcher that reads the history is told twice", "W8"),

@@ -20,10 +20,15 @@ use oracle::{
 use proto::etcdserverpb as pb;
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 use store::{
-    api::{caller::Caller, kv, lease},
+    api::{
+        caller::{self, Caller},
+        kv, lease,
+    },
     node::Node,
 };
 use tonic::Status;
+
+use super::auth::{self, Badge, Diary, Shown};
 
 /// Keys that clients share.
 pub const KEYS: u64 = 12;
@@ -34,7 +39,18 @@ type Call = Pin<Box<dyn Future<Output = Result<Bytes, Status>>>>;
 
 /// Whether somebody called.
 #[derive(Default)]
-struct Called(AtomicBool);
+pub struct Called(AtomicBool);
+
+impl Called {
+    /// To be polled a first time.
+    pub fn new() -> Arc<Called> {
+        Arc::new(Called(AtomicBool::new(true)))
+    }
+
+    pub fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
 
 impl Wake for Called {
     fn wake(self: Arc<Self>) {
@@ -51,6 +67,8 @@ pub struct Client {
     pub serial: u64,
     /// Revisions it has seen, for reads of the past and compactions.
     seen: i64,
+    /// Who it is, in a run with users.
+    badge: Option<Badge>,
 }
 
 struct Pending {
@@ -62,6 +80,8 @@ struct Pending {
     /// The ID under which it was proposed, once it was.
     proposal: Option<u64>,
     node: Arc<Node>,
+    /// In a run with users.
+    shown: Option<Shown>,
 }
 
 /// What the clients of a run write down, and numbers that are given out once.
@@ -72,6 +92,7 @@ pub struct Notes {
     pub proposals: Vec<Option<u64>>,
     /// Watch streams that were written down.
     pub streams: usize,
+    pub diary: Diary,
     /// The time to live of each lease asked for, in seconds; leases are numbered from 1.
     ttls: Vec<i64>,
     clients: u32,
@@ -115,12 +136,21 @@ fn value_bytes(number: u64) -> Bytes {
 }
 
 impl Client {
-    pub fn new(random: StdRng, notes: &mut Notes) -> Client {
-        Client { id: notes.next_id(), random, called: Arc::default(), pending: None, serial: 0, seen: 1 }
+    pub fn new(random: StdRng, badge: Option<Badge>, notes: &mut Notes) -> Client {
+        let (id, called) = (notes.next_id(), Called::new());
+        Client { id, random, called, pending: None, serial: 0, seen: 1, badge }
     }
 
     pub fn random(&mut self) -> &mut StdRng {
         &mut self.random
+    }
+
+    pub fn badge(&self) -> Option<&Badge> {
+        self.badge.as_ref()
+    }
+
+    pub fn badge_mut(&mut self) -> Option<&mut Badge> {
+        self.badge.as_mut()
     }
 
     pub fn is_idle(&self) -> bool {
@@ -131,69 +161,86 @@ impl Client {
         self.pending.as_ref().is_some_and(|pending| pending.member == member)
     }
 
-    /// Asks a member.
+    /// Asks a member; `newest`: the newest entry that any member has applied.
     pub fn ask(
         &mut self,
         (member, name): (usize, Member),
         node: &Arc<Node>,
         now_ns: u64,
         book: &Book,
+        newest: u64,
         request: Request,
     ) {
         let asked = node.clone();
-        let node = node.clone();
-        let call: Call =
-            match &request {
-                Request::Put(put) => {
-                    let put = book.put(put);
-                    Box::pin(async move { kv::put(&node, &Caller::default(), put).await })
-                }
-                Request::Delete(delete) => {
-                    let delete = book.delete(delete);
-                    Box::pin(async move { kv::delete_range(&node, &Caller::default(), delete).await })
-                }
-                Request::Range(range) => {
-                    let range = book.range(range);
-                    Box::pin(async move { kv::range(&node, &Caller::default(), range).await })
-                }
-                Request::Txn(txn) => {
-                    let txn = book.txn(txn);
-                    Box::pin(async move { kv::txn(&node, &Caller::default(), txn).await })
-                }
-                Request::Compact { revision } => {
-                    let request = pb::CompactionRequest { revision: *revision, physical: false };
-                    Box::pin(async move { kv::compact(&node, &Caller::default(), request).await })
-                }
-                Request::Grant { lease, ttl_seconds } => {
-                    let request = pb::LeaseGrantRequest { id: *lease, ttl: *ttl_seconds };
-                    Box::pin(async move { lease::grant(&node, &Caller::default(), request).await })
-                }
-                Request::Revoke { lease } => {
-                    let request = pb::LeaseRevokeRequest { id: *lease };
-                    Box::pin(async move { lease::revoke(&node, &Caller::default(), request).await })
-                }
-                Request::KeepAlive { lease } => {
-                    let id = *lease;
-                    Box::pin(async move { lease::renew(&node, &Caller::default(), id).await })
-                }
-                Request::TimeToLive { lease, keys } => {
-                    let request = pb::LeaseTimeToLiveRequest { id: *lease, keys: *keys };
-                    Box::pin(async move { lease::time_to_live(&node, &Caller::default(), request).await })
-                }
-                Request::Leases => Box::pin(async move {
-                    lease::leases(&node, &Caller::default(), pb::LeaseLeasesRequest {}).await
-                }),
-            };
+        let method = auth::method(&request);
+        let caller = self.badge.as_ref().map_or_else(Caller::default, |badge| badge.caller(&asked, method));
+        let (node, who) = (node.clone(), caller.clone());
+        let answered: Call = match &request {
+            Request::Put(put) => {
+                let put = book.put(put);
+                Box::pin(async move { kv::put(&node, &caller, put).await })
+            }
+            Request::Delete(delete) => {
+                let delete = book.delete(delete);
+                Box::pin(async move { kv::delete_range(&node, &caller, delete).await })
+            }
+            Request::Range(range) => {
+                let range = book.range(range);
+                Box::pin(async move { kv::range(&node, &caller, range).await })
+            }
+            Request::Txn(txn) => {
+                let txn = book.txn(txn);
+                Box::pin(async move { kv::txn(&node, &caller, txn).await })
+            }
+            Request::Compact { revision } => {
+                let request = pb::CompactionRequest { revision: *revision, physical: false };
+                Box::pin(async move { kv::compact(&node, &caller, request).await })
+            }
+            Request::Grant { lease, ttl_seconds } => {
+                let request = pb::LeaseGrantRequest { id: *lease, ttl: *ttl_seconds };
+                Box::pin(async move { lease::grant(&node, &caller, request).await })
+            }
+            Request::Revoke { lease } => {
+                let request = pb::LeaseRevokeRequest { id: *lease };
+                Box::pin(async move { lease::revoke(&node, &caller, request).await })
+            }
+            Request::KeepAlive { lease } => {
+                let id = *lease;
+                Box::pin(async move { lease::renew(&node, &caller, id).await })
+            }
+            Request::TimeToLive { lease, keys } => {
+                let request = pb::LeaseTimeToLiveRequest { id: *lease, keys: *keys };
+                Box::pin(async move { lease::time_to_live(&node, &caller, request).await })
+            }
+            Request::Leases => {
+                Box::pin(async move { lease::leases(&node, &caller, pb::LeaseLeasesRequest {}).await })
+            }
+        };
+        let door = asked.clone();
+        let call: Call = Box::pin(async move {
+            caller::admit(&door, method, &who).await?;
+            answered.await
+        });
+        let applied = asked.status.applied.load(Ordering::Acquire);
+        let shown = self.badge.as_ref().map(|badge| Shown { by: badge.by(), applied, newest });
         self.serial += 1;
         self.called.0.store(true, Ordering::Relaxed);
-        self.pending =
-            Some(Pending { call, member, name, called_ns: now_ns, request, proposal: None, node: asked });
+        self.pending = Some(Pending {
+            call,
+            member,
+            name,
+            called_ns: now_ns,
+            request,
+            proposal: None,
+            node: asked,
+            shown,
+        });
     }
 
     /// Goes on if it was called; true once it has its answer.
     pub fn poll(&mut self, now_ns: u64, notes: &mut Notes, number: impl Fn(u64) -> Member) -> bool {
         let Some(pending) = &mut self.pending else { return false };
-        if !self.called.0.swap(false, Ordering::Relaxed) {
+        if !self.called.take() {
             return false;
         }
         let waker = Waker::from(self.called.clone());
@@ -204,6 +251,7 @@ impl Client {
             pending.proposal = Some(after);
         }
         let Poll::Ready(answer) = polled else { return false };
+        let refusal = answer.as_ref().err().map(|status| status.message().to_owned());
         let outcome = match answer {
             Ok(frame) => {
                 let message = frame.slice(store::api::grpc::HEADER..);
@@ -213,17 +261,28 @@ impl Client {
             }
             Err(status) => wire::refused(&status),
         };
-        self.end(now_ns, outcome, notes);
+        self.end(now_ns, outcome, refusal.as_deref(), notes);
         true
     }
 
     /// Nobody will answer any more.
     pub fn give_up(&mut self, now_ns: u64, notes: &mut Notes) {
-        self.end(now_ns, Outcome::Unknown(Fate::Open), notes);
+        self.end(now_ns, Outcome::Unknown(Fate::Open), None, notes);
     }
 
-    fn end(&mut self, now_ns: u64, outcome: Outcome, notes: &mut Notes) {
+    fn end(&mut self, now_ns: u64, outcome: Outcome, refusal: Option<&str>, notes: &mut Notes) {
         let Some(pending) = self.pending.take() else { return };
+        if let (Some(badge), Some(shown)) = (&mut self.badge, pending.shown) {
+            badge.learn(refusal);
+            let told = match &outcome {
+                Outcome::Ok(answer) => Ok(&answer.response),
+                _ => Err(refusal.unwrap_or_default()),
+            };
+            let applied = pending.node.status.applied.load(Ordering::Acquire);
+            let op = notes.proposals.len();
+            let asked = (&pending.request, &notes.book);
+            notes.diary.told(op, shown, pending.proposal, applied, asked, told);
+        }
         let unknown = matches!(outcome, Outcome::Unknown(_));
         notes.proposals.push(pending.proposal);
         notes.book.recorder.operation(Operation {
@@ -241,6 +300,11 @@ impl Client {
 
     /// What to ask next.
     pub fn choose(&mut self, notes: &mut Notes) -> Request {
+        let request = self.choose_plain(notes);
+        if self.badge.is_some() { auth::nested(request, &mut self.random) } else { request }
+    }
+
+    fn choose_plain(&mut self, notes: &mut Notes) -> Request {
         let random = &mut self.random;
         let key = notes.book.key(&key_bytes(random.random_range(0..KEYS)));
         let other = notes.book.key(&key_bytes(random.random_range(0..KEYS)));

@@ -17,6 +17,7 @@ use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 use store::{
     api::watch::{Shard, Shards},
     apply,
+    auth::Auth,
     backend::{Backend, memory::Memory},
     config::{Config, Feature, FeatureGates, Url},
     disk::{self, Disk as _},
@@ -40,6 +41,7 @@ use store::{
     wal, watch,
 };
 use tokio::sync::oneshot;
+use tonic::Status;
 
 use super::plan::Plan;
 
@@ -47,6 +49,8 @@ use super::plan::Plan;
 const SEGMENT_BYTES: u64 = 64 << 10;
 const COMPACTION_BATCH: u64 = 10;
 const PROGRESS: Duration = Duration::from_secs(2);
+/// Tokens that nobody uses for so long end within a run.
+const TOKEN_TTL_SECONDS: u64 = 8;
 
 /// The parts in the order of `Life::parts`.
 pub const RAFT: usize = 0;
@@ -154,6 +158,9 @@ pub struct Applied {
     pub effect: Effect,
     /// The lease that it ended.
     pub ended: Option<LeaseId>,
+    /// What it asked for; the text of a refusal, or a transaction's answer.
+    pub data: Bytes,
+    pub result: Result<Option<pb::TxnResponse>, String>,
 }
 
 /// What became of a request.
@@ -171,16 +178,33 @@ fn lease_of(entry: &Entry) -> Option<LeaseId> {
 }
 
 impl Observer for Tray<Applied> {
-    fn applied(&self, entry: &Entry, id: u64, result: &Answer, (before, after): (i64, i64)) {
+    fn applied(&self, entry: &Entry, id: u64, result: &Answer, (before, after): (i64, i64), auth: &Auth) {
         let mut hasher = DefaultHasher::new();
         (entry.index, entry.term, entry.data.as_deref(), before, after).hash(&mut hasher);
         format!("{result:?}").hash(&mut hasher);
+        (auth.is_enabled(), auth.revision()).hash(&mut hasher);
+        if let Ok(apply::Response::AuthChanged { .. }) = result {
+            auth.hash(&mut hasher);
+        }
         let effect = Effect { revision: after, made_revision: after > before, refused: result.is_err() };
         let ended = match result {
             Ok(apply::Response::LeaseRevoke(_)) => lease_of(entry),
             _ => None,
         };
-        self.put([Applied { index: entry.index, request: id, digest: hasher.finish(), effect, ended }]);
+        let told = match result {
+            Ok(apply::Response::Txn(answer)) => Ok(Some(answer.clone())),
+            Ok(_) => Ok(None),
+            Err(error) => Err(Status::from(error.clone()).message().to_owned()),
+        };
+        self.put([Applied {
+            index: entry.index,
+            request: id,
+            digest: hasher.finish(),
+            effect,
+            ended,
+            data: entry.data.clone().unwrap_or_default(),
+            result: told,
+        }]);
     }
 }
 
@@ -241,6 +265,8 @@ impl Member {
             watch_progress_notify_interval: PROGRESS,
             compaction_batch_limit: COMPACTION_BATCH,
             feature_gates,
+            bcrypt_cost: store::auth::password::MIN_COST.into(),
+            auth_token_ttl_seconds: TOKEN_TTL_SECONDS,
             ..Config::default()
         };
         Member {
@@ -278,7 +304,7 @@ impl Member {
             members: Box::new(Everybody),
             others: calls.clone(),
             transport: None,
-            runtime: Runtime::Simulated,
+            runtime: Runtime::Simulated(clock.clone()),
             clock: clock.clone(),
             random: Box::new(move |bound| random.random_range(0..bound.max(1))),
             observer: Some(ledger.clone()),

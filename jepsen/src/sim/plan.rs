@@ -10,6 +10,7 @@
 //! catch-up 6
 //! clients 4
 //! watchers 1
+//! auth 1
 //! chaos 20000
 //! at 3210 for 500 crash leader
 //! at 4000 for 2000 split 5
@@ -39,6 +40,8 @@ pub struct Plan {
     pub catch_up: u64,
     pub clients: usize,
     pub watchers: usize,
+    /// Whether there are users, roles and rights.
+    pub auth: bool,
     /// How long there are faults.
     pub chaos_ms: u64,
     /// In order of their beginning.
@@ -113,6 +116,8 @@ impl Plan {
             catch_up: random.random_range(5..50),
             clients: random.random_range(3..7),
             watchers: random.random_range(1..4),
+            // Of a stream of its own, so that all else is as without.
+            auth: StdRng::seed_from_u64(seed ^ 0x6175_7468).random_bool(0.25),
             chaos_ms,
             faults: Vec::new(),
         };
@@ -294,6 +299,9 @@ impl Display for Plan {
             ("chaos", self.chaos_ms),
         ];
         numbers.iter().try_for_each(|(name, number)| writeln!(f, "{name} {number}"))?;
+        if self.auth {
+            writeln!(f, "auth 1")?;
+        }
         self.faults.iter().try_for_each(|fault| {
             let Fault { at_ms, lasts_ms, kind } = fault;
             writeln!(f, "at {at_ms} for {lasts_ms} {kind}")
@@ -322,7 +330,7 @@ impl std::str::FromStr for Plan {
 
     /// What the text leaves out, and may, is as `draw` would have it; faults are those of the text alone.
     fn from_str(text: &str) -> Result<Plan, Malformed> {
-        let mut plan = Plan { faults: Vec::new(), ..Plan::draw(1, 0) };
+        let mut plan = Plan { faults: Vec::new(), auth: false, ..Plan::draw(1, 0) };
         let mut said = Vec::new();
         for (at, line) in text.lines().enumerate() {
             let malformed = |what| Malformed { line: at + 1, what };
@@ -341,6 +349,7 @@ impl std::str::FromStr for Plan {
                 Some("catch-up") => plan.catch_up = number()?,
                 Some("clients") => plan.clients = number()? as usize,
                 Some("watchers") => plan.watchers = number()? as usize,
+                Some("auth") => plan.auth = number()? != 0,
                 Some("chaos") => plan.chaos_ms = number()?,
                 Some("at") => plan.faults.push(fault(&words).ok_or_else(|| {
                     malformed("`at START for LENGTH KIND [leader|MEMBER] [NUMBER]` is expected")

@@ -9,7 +9,7 @@ use std::{
 };
 
 use oracle::{
-    check::{Rules, Verdict, headers, lease, linear, watch},
+    check::{Rules, Verdict, Violation, headers, lease, linear, watch},
     history::{
         Answer, Client, Fate, History, Member, OpId, Operation, Outcome, Request, Response, Revision,
         request::{End, Range, Span},
@@ -18,6 +18,7 @@ use oracle::{
 };
 
 use super::{
+    auth::Rights,
     client::{Notes, key_bytes},
     member::Effect,
     plan::Plan,
@@ -34,13 +35,16 @@ const SHORT_TTL_SECONDS: i64 = 8;
 const EXPIRY_NS: u64 = (2 * SHORT_TTL_SECONDS as u64 + 4) * SECOND;
 
 /// What must happen sometimes.
-pub const PROBES: [&str; 56] = [
+pub const PROBES: [&str; 62] = [
     "alone",
+    "authentication in the end",
     "bad disk refused a start",
     "bad disk stopped a member",
     "bad-sync",
     "behind",
     "blackout",
+    "change of rights",
+    "change of rights refused",
     "client gave up",
     "compaction",
     "compaction refused",
@@ -59,7 +63,10 @@ pub const PROBES: [&str; 56] = [
     "lease forwarded to the leader",
     "leases ended",
     "local read",
+    "login",
+    "login refused",
     "lossy",
+    "no authentication in the end",
     "notice",
     "notice on demand",
     "other request refused",
@@ -144,6 +151,7 @@ pub fn run(plan: &Plan) -> Report {
     let trace_hash = world.trace.finish();
     let (stands, struck) = (std::mem::take(&mut world.stands), std::mem::take(&mut world.struck));
     let mut probes = std::mem::take(&mut world.probes);
+    let rights = world.take_rights();
     let Notes { mut book, mut proposals, .. } = std::mem::take(&mut world.notes);
     let effects = std::mem::take(&mut world.effects);
     let ends = std::mem::take(&mut world.ends);
@@ -153,7 +161,7 @@ pub fn run(plan: &Plan) -> Report {
     tell_fates(&mut history, &places, &proposals, &effects, at_ns);
     count(&history, &mut probes);
     let judged = match outcome {
-        Ok(last) => judge(&history, plan, &last),
+        Ok(last) => judge_rights(rights, &places, &history).and_then(|()| judge(&history, plan, &last)),
         Err(what) => Err((what, Vec::new())),
     };
     Report {
@@ -221,6 +229,7 @@ fn last_look(world: &mut World, plan: &Plan) -> Lived<Last> {
     let members: Vec<usize> = world.serving().collect();
     let revision = equal_hashes(world, &members)?;
     world.run_until(world.now_ns + WATCH_NS)?;
+    world.last_look_at_rights(&members)?;
     let mut streams = Vec::new();
     for watcher in &mut world.watchers {
         streams.extend(watcher.disconnect(None, &mut world.notes));
@@ -401,6 +410,14 @@ fn count(history: &History, probes: &mut BTreeMap<&'static str, u64>) {
             }
         }
     }
+}
+
+fn judge_rights(rights: Option<Rights>, places: &[OpId], history: &History) -> Told {
+    let Some(rights) = rights else { return Ok(()) };
+    rights.judge(places).map_err(|Violation { what, ops }| {
+        let shown = ops.iter().map(|op| format!("\n  {op:?}: {:?}", history.op(*op)));
+        (format!("auth: {what}{}", shown.collect::<String>()), ops)
+    })
 }
 
 fn judge(history: &History, plan: &Plan, last: &Last) -> Told {

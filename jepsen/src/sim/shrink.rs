@@ -46,6 +46,7 @@ pub fn shrink(failed: Report, tries: usize, mut told: impl FnMut(usize, &Plan)) 
         }
         length /= 2;
     }
+    attempt(Plan { auth: false, ..best.plan.clone() }, &mut best);
     while best.plan.watchers > 0 {
         let plan = Plan { watchers: best.plan.watchers - 1, ..best.plan.clone() };
         if !attempt(plan, &mut best) {

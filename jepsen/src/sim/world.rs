@@ -23,6 +23,7 @@ use store::{
 use tokio::sync::oneshot;
 
 use super::{
+    auth::Guard,
     client::{Client, Notes, key_bytes},
     member::{APPLY, BACKEND, Call, Effect, Member, PARTS, RAFT, WAL, peer_url},
     plan::{Fault, Plan},
@@ -85,6 +86,8 @@ pub(super) enum Event {
         client: usize,
         serial: u64,
     },
+    /// Root changes who may do what.
+    Govern,
     /// A watcher does something.
     Look {
         watcher: usize,
@@ -181,6 +184,8 @@ pub(super) struct World {
     pub watchers: Vec<Watcher>,
     pub notes: Notes,
     pub by_id: HashMap<u64, usize>,
+    /// In a run with users.
+    pub guard: Option<Guard>,
     network_random: StdRng,
     pub disk_random: StdRng,
     pub fault_random: StdRng,
@@ -227,8 +232,12 @@ impl World {
         let stream = |name: u64| StdRng::seed_from_u64(plan.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ name);
         let size = plan.members;
         let mut notes = Notes::default();
-        let clients =
-            (0..plan.clients as u64).map(|number| Client::new(stream(100 + number), &mut notes)).collect();
+        let mut guard = plan.auth.then(|| Guard::new(stream(5)));
+        let client = |number: usize| {
+            let badge = guard.as_mut().map(|guard| guard.badge(number));
+            Client::new(stream(100 + number as u64), badge, &mut notes)
+        };
+        let clients = (0..plan.clients).map(client).collect();
         let watchers =
             (0..plan.watchers as u64).map(|number| Watcher::new(stream(200 + number), number == 0)).collect();
         World {
@@ -255,6 +264,7 @@ impl World {
             watchers,
             notes,
             by_id: HashMap::new(),
+            guard,
             network_random: stream(2),
             disk_random: stream(3),
             fault_random: stream(4),
@@ -298,6 +308,9 @@ impl World {
             self.push(SECOND + watcher as u64 * MS, Event::Look { watcher });
         }
         self.push(SWEEP_NS, Event::Sweep);
+        if self.guard.is_some() {
+            self.push(SECOND, Event::Govern);
+        }
         for fault in &plan.faults {
             self.push(fault.at_ms * MS, Event::Fault(fault.clone()));
         }
@@ -359,6 +372,7 @@ impl World {
                     self.push(self.now_ns + MS, Event::Ask { client });
                 }
             }
+            Event::Govern => self.govern(),
             Event::Look { watcher } => self.look(watcher),
             Event::Sweep => self.sweep(),
             Event::Fault(fault) => self.strike(&fault),
@@ -482,6 +496,7 @@ impl World {
                 watcher.disconnect(None, &mut self.notes);
             }
         }
+        self.drop_guarded(member);
         self.served.retain(|served| served.by != member);
         self.loads.retain(|(by, _)| *by != member);
         self.members[member].crash(power, &mut self.disk_random);
@@ -573,6 +588,9 @@ impl World {
                     applied.index
                 ));
             }
+            if let Some(guard) = &mut self.guard {
+                guard.applied(&applied);
+            }
             if applied.request != 0 && !self.effects.contains_key(&applied.request) {
                 self.effects.insert(applied.request, applied.effect);
                 if let Some(lease) = applied.ended {
@@ -639,6 +657,7 @@ impl World {
                 self.push(self.now_ns + pause, Event::Ask { client });
             }
         }
+        self.poll_guard(member);
         if let Some(life) = &self.members[member].life {
             let calls = life.calls.take();
             self.send_calls(member, calls);
@@ -655,6 +674,9 @@ impl World {
             self.push(self.now_ns + 5 * MS, Event::Ask { client });
             return;
         }
+        if self.logs_in_first(client, member) {
+            return;
+        }
         let request = self.clients[client].choose(&mut self.notes);
         let serial = self.ask_this(client, member, request);
         self.trace((5, client, member));
@@ -664,9 +686,11 @@ impl World {
     /// A client asks a member that runs; the number of its call.
     pub fn ask_this(&mut self, client: usize, member: usize, request: Request) -> u64 {
         self.members[member].set_clock(self.now_ns);
+        let applied = |it: &Member| it.life.as_ref().map_or(0, |life| life.node.status.applied.load(Acquire));
+        let newest = self.members.iter().map(applied).max().unwrap_or(0);
         if let Some(life) = &self.members[member].life {
             let place = (member, self.members[member].name());
-            self.clients[client].ask(place, &life.node, self.now_ns, &self.notes.book, request);
+            self.clients[client].ask(place, &life.node, self.now_ns, &self.notes.book, newest, request);
         }
         self.poll_clients(member);
         self.schedule(member);

@@ -13,7 +13,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use tonic::Status;
 
-use super::router::{Context, Method};
+use super::router::Method;
 use crate::{
     auth::{Auth, AuthError, Identity},
     node::{Node, RequestError},
@@ -86,15 +86,16 @@ pub struct Permit(u64);
 const GATEWAY: &str = "grpcgateway-accept";
 
 impl Caller {
-    /// Looks at what the call brought. A stream may outlive the time in which nobody asked for it.
-    pub fn of(context: &Context, method: Method, headers: &HeaderMap) -> Caller {
+    /// Looks at what the call brought: its headers, and the common name of its connection's certificate. A stream may
+    /// outlive the time in which nobody asked for it.
+    pub fn of(node: &Node, common_name: Option<&Arc<str>>, method: Method, headers: &HeaderMap) -> Caller {
         let is_stream = matches!(method, Method::Watch | Method::LeaseKeepAlive);
-        if !is_stream && !context.node.published.auth.load().is_enabled() {
+        if !is_stream && !node.published.auth.load().is_enabled() {
             return Caller::default();
         }
         let token = headers.get("token").or_else(|| headers.get(AUTHORIZATION)).cloned();
         let common_name = match token {
-            None if !headers.contains_key(GATEWAY) => context.common_name.clone(),
+            None if !headers.contains_key(GATEWAY) => common_name.cloned(),
             _ => None,
         };
         if token.is_none() && common_name.is_none() {

@@ -166,8 +166,10 @@ pub fn grpc(
     let method = Method::of(path).ok_or_else(|| unknown(path));
     let admitted =
         method.as_ref().map_or(Ok(false), |method| admit(&context.node, *method, request.headers()));
-    let caller =
-        method.as_ref().map(|method| Caller::of(context, *method, request.headers())).unwrap_or_default();
+    let caller = method
+        .as_ref()
+        .map(|method| Caller::of(&context.node, context.common_name.as_ref(), *method, request.headers()))
+        .unwrap_or_default();
     let requests = Requests::new(request.into_body(), context.message_limit());
     async move {
         match method {

@@ -116,8 +116,8 @@ pub trait MemberChanges: Send {
 
 /// Looks on while entries are applied: the simulator's means to compare members.
 pub trait Observer: Send + Sync {
-    /// `id`: of the request, 0 if it has none. `revisions`: of the store before and after it.
-    fn applied(&self, entry: &raftpb::Entry, id: u64, result: &Answer, revisions: (i64, i64));
+    /// `id`: of the request, 0 if it has none. `revisions`: of the store before and after it. `auth`: after it.
+    fn applied(&self, entry: &raftpb::Entry, id: u64, result: &Answer, revisions: (i64, i64), auth: &Auth);
 }
 
 pub struct ApplyLoop {
@@ -252,7 +252,7 @@ impl ApplyLoop {
             compaction = applied.compaction.or(compaction);
             if let Some(observer) = &self.observer {
                 let revisions = (before, self.applier.store.revision());
-                observer.applied(entry, applied.id, &applied.result, revisions);
+                observer.applied(entry, applied.id, &applied.result, revisions, &self.applier.auth);
             }
             if applied.id != 0 {
                 answers.push((applied.id, applied.result));
@@ -339,6 +339,7 @@ impl ApplyLoop {
                         tokens.assign(&token, &name, expires_ms)
                     }
                     Changed::LoggedIn { token: None, .. } | Changed::Rules => {}
+                    Changed::UserGone(_) | Changed::Off if mutant::on(Mutant::S2) => {}
                     Changed::UserGone(name) => tokens.drop_user(&name),
                     Changed::Off => tokens.clear(),
                 }
@@ -492,7 +493,8 @@ impl ApplyLoop {
         }
         // Time may end every lease.
         let auth = &self.applier.auth;
-        let root = auth.is_enabled().then(|| Identity { name: ROOT.into(), revision: auth.revision() });
+        let is_named = auth.is_enabled() && !mutant::on(Mutant::L9);
+        let root = is_named.then(|| Identity { name: ROOT.into(), revision: auth.revision() });
         for id in self.applier.lessor.expired(now_ms, LEASE_SCAN_LIMIT) {
             self.metrics.lease_expired.fetch_add(1, Ordering::Relaxed);
             self.propose(root.as_ref(), &pb::LeaseRevokeRequest { id });
@@ -552,7 +554,10 @@ impl ApplyLoop {
         }
         let membership = Membership::load(self.applier.membership.cluster_id, &*self.backend)?;
         let alarms = Alarms::load(&*self.backend)?;
-        let auth = Auth::load(&*self.backend)?;
+        let auth = match mutant::on(Mutant::A13) {
+            false => Auth::load(&*self.backend)?,
+            true => self.applier.auth.clone(),
+        };
         let revision = loaded.revision;
         self.tree_saved = 0;
         reader.clear_pinned();

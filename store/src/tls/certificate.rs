@@ -11,7 +11,8 @@ use x509_parser::revocation_list::CertificateRevocationList;
 
 use super::TlsError;
 
-pub(super) struct Facts {
+/// A certificate, as far as anybody here asks.
+pub struct Facts {
     /// Empty without one.
     pub common_name: String,
     pub dns_names: Vec<String>,
@@ -25,7 +26,7 @@ pub(super) struct Facts {
 }
 
 /// Bytes without leading zeros.
-pub(super) type Serial = Box<[u8]>;
+pub type Serial = Box<[u8]>;
 
 fn serial(raw: &[u8]) -> Serial {
     let zeros = raw.iter().take_while(|byte| **byte == 0).count();
@@ -119,7 +120,7 @@ fn name_matches(pattern: &str, host: &str) -> bool {
 
 /// Serial numbers of a certificate revocation list. As in etcd neither its issuer nor its dates matter.
 #[derive(Default)]
-pub(super) struct Revoked(HashSet<Serial>);
+pub struct Revoked(HashSet<Serial>);
 
 impl Revoked {
     /// DER, or PEM.

@@ -9,5 +9,6 @@ mod generate;
 mod locks;
 mod model;
 mod published;
+mod rights;
 mod speed;
 mod watches;
