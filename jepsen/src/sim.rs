@@ -7,6 +7,8 @@
 //! | `world` | time, the queue of events, what members and clients do, and what must always hold |
 //! | `strike` | faults as they happen |
 //! | `member` | one member: the node's parts, turned one at a time, its disk and its history on it |
+//! | `operator` | changes of the members, and what members do on their own account |
+//! | `roster` | who is a member, and the quorums behind leaders and commits |
 //! | `client` | clients that ask and record what they were told |
 //! | `watcher` | clients that watch |
 //! | `shrink` | a failing plan made smaller |
@@ -16,7 +18,9 @@
 
 mod client;
 mod member;
+mod operator;
 pub mod plan;
+mod roster;
 pub mod run;
 pub mod shrink;
 mod strike;

@@ -36,7 +36,7 @@ const fn bug(name: &'static str, from: &'static str, mutant: &'static str) -> Bu
 }
 
 /// As `correctness` programmes in the field number them: etcd-io/etcd's issues; the last are ours.
-const BUGS: [Bug; 27] = [
+const BUGS: [Bug; 32] = [
     bug("index-ahead-of-data", "etcd #13766, #13514: members differ after a kill under load", "A1"),
     bug("single-member-loses-a-write", "etcd #14370: acknowledged before the log was synced", "D2"),
     bug("progress-ahead-of-events", "etcd #15220: a notice passes the events before it", "W3"),
@@ -62,6 +62,11 @@ const BUGS: [Bug; 27] = [
     bug("directory-not-synced", "etcd #6368: a new segment is gone after a power loss", "D4"),
     bug("leases-of-a-deposed-leader", "etcd #12528, #15247: a stuck leader ends leases", "L2"),
     bug("keepalive-after-the-end", "etcd #20615: a lease that was revoked is kept alive", "L3"),
+    bug("checkpoint-ignored", "etcd #17132, #14253: a new leader gives leases all of their time again", "L5"),
+    bug("learner-promoted-behind", "etcd #15097, #11640: a learner votes before it has caught up", "M3"),
+    bug("promotion-not-stored", "etcd #19557: a promotion is lost in a restart", "M5"),
+    bug("update-promotes", "etcd #21736: a learner votes once its URLs are updated", "M4"),
+    bug("zombie-members", "etcd #20967: raft goes on counting a member that was removed", "M2"),
     bug("keepalive-before-the-grant", "etcd #13932: a lease that was granted is not found", "L7"),
     bug("lease-ends-in-a-transfer", "Keelson: the old leader's end of a lease goes to the new one", "L8"),
     bug("history-ahead-of-the-news", "Keelson: a watcher that reads the history is told twice", "W8"),

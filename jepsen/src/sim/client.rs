@@ -34,7 +34,7 @@ type Call = Pin<Box<dyn Future<Output = Result<Bytes, Status>>>>;
 
 /// Whether somebody called.
 #[derive(Default)]
-struct Called(AtomicBool);
+pub(super) struct Called(pub AtomicBool);
 
 impl Wake for Called {
     fn wake(self: Arc<Self>) {
@@ -84,7 +84,7 @@ impl Notes {
         ClientId(self.clients - 1)
     }
 
-    fn next_lease(&mut self, ttl_seconds: i64) -> LeaseId {
+    pub fn next_lease(&mut self, ttl_seconds: i64) -> LeaseId {
         self.ttls.push(ttl_seconds);
         self.ttls.len() as LeaseId
     }

@@ -116,8 +116,15 @@ pub trait MemberChanges: Send {
 
 /// Looks on while entries are applied: the simulator's means to compare members.
 pub trait Observer: Send + Sync {
-    /// `id`: of the request, 0 if it has none. `revisions`: of the store before and after it.
-    fn applied(&self, entry: &raftpb::Entry, id: u64, result: &Answer, revisions: (i64, i64));
+    /// `id`: of the request, 0 if it has none. `revisions`: of the store before and after it. `membership`: after it.
+    fn applied(
+        &self,
+        entry: &raftpb::Entry,
+        id: u64,
+        result: &Answer,
+        revisions: (i64, i64),
+        membership: &Membership,
+    );
 }
 
 pub struct ApplyLoop {
@@ -252,7 +259,8 @@ impl ApplyLoop {
             compaction = applied.compaction.or(compaction);
             if let Some(observer) = &self.observer {
                 let revisions = (before, self.applier.store.revision());
-                observer.applied(entry, applied.id, &applied.result, revisions);
+                let membership = &self.applier.membership;
+                observer.applied(entry, applied.id, &applied.result, revisions, membership);
             }
             if applied.id != 0 {
                 answers.push((applied.id, applied.result));
