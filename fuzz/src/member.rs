@@ -6,7 +6,7 @@ use std::{
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -27,7 +27,7 @@ use store::{
         part::Part,
         raft_loop,
         runtime::Runtime,
-        transport::{Ask, Outbound},
+        transport::{Ask, Connections, Outbound},
     },
     peer::BoxFuture,
     server::bootstrap,
@@ -56,6 +56,12 @@ impl Outbound for Nowhere {
 impl Ask for Nowhere {
     fn ask<'a>(&'a self, _: &'a str, _: Request<Bytes>) -> BoxFuture<'a, Option<Response<Bytes>>> {
         Box::pin(std::future::ready(None))
+    }
+}
+
+impl Connections for Nowhere {
+    fn active_since(&self, _: u64) -> Option<Instant> {
+        None
     }
 }
 
@@ -122,6 +128,7 @@ impl Member {
             outbound: Arc::new(Nowhere),
             members: Box::new(Nowhere),
             others: Arc::new(Nowhere),
+            connections: Arc::new(Nowhere),
             transport: None,
             runtime: Runtime::Simulated(clock.clone()),
             clock: clock.clone(),

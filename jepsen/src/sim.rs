@@ -8,6 +8,8 @@
 //! | `strike` | faults as they happen |
 //! | `member` | one member: the node's parts, turned one at a time, its disk and its history on it |
 //! | `auth` | users, roles and rights, and clients that log in |
+//! | `operator` | changes of the members, and what members do on their own account |
+//! | `roster` | who is a member, and the quorums behind leaders and commits |
 //! | `client` | clients that ask and record what they were told |
 //! | `watcher` | clients that watch |
 //! | `shrink` | a failing plan made smaller |
@@ -18,7 +20,9 @@
 mod auth;
 mod client;
 mod member;
+mod operator;
 pub mod plan;
+mod roster;
 pub mod run;
 pub mod shrink;
 mod strike;

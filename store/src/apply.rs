@@ -32,6 +32,7 @@ use crate::{
     membership::{Attributes, Change, ChangeError, MAX_LEARNERS, Membership},
     mutant::{self, Mutant},
     mvcc::{MvccError, State, Store},
+    raft::convert,
 };
 use alarm::Alarms;
 
@@ -233,9 +234,7 @@ impl Applier {
         let mut applied = unknown(change.id);
         match result {
             Ok(done) => {
-                let changes =
-                    vec![raftpb::ConfChangeSingle { r#type: change.r#type, node_id: change.node_id }];
-                applied.conf_change = Some((raftpb::ConfChangeV2 { changes, ..Default::default() }, done));
+                applied.conf_change = Some((convert::conf_change_v2(change), done));
                 applied.result =
                     Ok(Response::Members(self.membership.members().map(|it| it.to_proto()).collect()));
             }

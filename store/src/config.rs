@@ -198,6 +198,8 @@ pub struct Config {
     pub warning_apply_duration: Duration,
     pub max_learners: u64,
     pub snapshot_catchup_entries: u64,
+    /// Between two notes of what a long lease has left, where they are on; etcd's, which has no flag for it either.
+    pub lease_checkpoint_interval: Duration,
 
     pub max_watchers: u64,
     pub max_watch_streams: u64,
@@ -282,6 +284,7 @@ impl Default for Config {
             watch_progress_notify_interval: Duration::ZERO,
             warning_apply_duration: Duration::from_millis(100),
             max_learners: 1,
+            lease_checkpoint_interval: seconds(5 * 60),
             snapshot_catchup_entries: 5000,
             max_watchers: 1_000_000,
             max_watch_streams: 100_000,

@@ -145,7 +145,7 @@ struct Lease {
 impl Lease {
     /// Seconds a new leader lets it live.
     fn counted_ttl(&self) -> i64 {
-        if self.remaining_ttl > 0 { self.remaining_ttl } else { self.ttl }
+        if self.remaining_ttl > 0 && !mutant::on(Mutant::L5) { self.remaining_ttl } else { self.ttl }
     }
 
     fn persisted(&self) -> leasepb::Lease {

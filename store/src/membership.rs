@@ -16,9 +16,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     backend::{self, Batch, Bucket, Read, schema},
     ids,
+    mutant::{self, Mutant},
 };
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Member {
     pub id: u64,
     #[serde(rename = "peerURLs", deserialize_with = "null_is_empty", default)]
@@ -105,7 +106,7 @@ struct Downgrade {
     enabled: bool,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Membership {
     pub cluster_id: u64,
     members: BTreeMap<u64, Member>,
@@ -293,7 +294,9 @@ impl Membership {
                         return Err(ChangeError::NotLearner);
                     }
                     known.is_learner = false;
-                    store_member(known, batch);
+                    if !mutant::on(Mutant::M5) {
+                        store_member(known, batch);
+                    }
                     return Ok(Change::Promoted(member.id));
                 }
                 if self.members.contains_key(&member.id) {
@@ -328,6 +331,7 @@ impl Membership {
                 }
                 let known = self.members.get_mut(&member.id).ok_or(ChangeError::IdNotFound)?;
                 known.peer_urls = member.peer_urls;
+                known.is_learner &= !mutant::on(Mutant::M4);
                 store_member(known, batch);
                 Ok(Change::Updated(known.clone()))
             }

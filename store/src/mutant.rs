@@ -3,7 +3,7 @@
 //! time, for the members that the calling thread turns.
 
 /// What goes wrong. Names are those of `correctness` programmes in the field: R reads, D durability, A apply, W watches,
-/// L leases, S security; K ours, as are W8, L7, L8 and L9. `ALL` says what each is.
+/// L leases, M members, S security; K ours, as are W8, L7, L8, L9, M4 and M5. `ALL` says what each is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
     /// A linearizable read is answered from the local state.
@@ -82,6 +82,8 @@ pub enum Mutant {
     L3,
     /// A new leader gives leases no time.
     L4,
+    /// A new leader gives leases all of their time, whatever was left.
+    L5,
     /// A keepalive is refused before the grant is applied.
     L7,
     /// The end of a lease that waits for the next leader is proposed there.
@@ -92,6 +94,16 @@ pub enum Mutant {
     S1,
     /// A token outlives the password or the user that it was given for, and a time without authentication.
     S2,
+    /// Raft counts by a change of members before it is committed.
+    M1,
+    /// A voter that was removed is still counted.
+    M2,
+    /// A learner is promoted that has not caught up.
+    M3,
+    /// A learner votes when its URLs are updated.
+    M4,
+    /// A promotion is not stored.
+    M5,
     /// A view that is behind is not called stale.
     K1,
     /// A member stands for election while it takes over a snapshot.
@@ -120,7 +132,7 @@ mod switch {
     /// Stands in every binary that can be told to make mistakes, for whoever looks for it where it must not be.
     pub const MARK: &str = "keelson: this binary can make mistakes";
 
-    pub const ALL: [(Mutant, &str); 46] = [
+    pub const ALL: [(Mutant, &str); 52] = [
         (Mutant::R1, "a linearizable read is answered from the local state"),
         (Mutant::R2, "a read round is asked again with the same context"),
         (Mutant::R3, "a new leader answers reads before it has committed in its term"),
@@ -159,11 +171,17 @@ mod switch {
         (Mutant::L2, "a deposed leader goes on ending leases"),
         (Mutant::L3, "a keepalive is acknowledged without asking who leads"),
         (Mutant::L4, "a new leader gives leases no time"),
+        (Mutant::L5, "a new leader gives leases all of their time, whatever was left"),
         (Mutant::L7, "a keepalive is refused before the grant is applied"),
         (Mutant::L8, "the end of a lease that waits for the next leader is proposed there"),
         (Mutant::L9, "ends of leases by time name nobody, and are refused while authentication is on"),
         (Mutant::S1, "nested transactions, and previous values and leases of puts in one, are not checked"),
         (Mutant::S2, "a token outlives its user's password, or a time without authentication"),
+        (Mutant::M1, "raft counts by a change of members before it is committed"),
+        (Mutant::M2, "a voter that was removed is still counted"),
+        (Mutant::M3, "a learner is promoted that has not caught up"),
+        (Mutant::M4, "a learner votes when its URLs are updated"),
+        (Mutant::M5, "a promotion is not stored"),
         (Mutant::K1, "a view that is behind is not called stale"),
         (Mutant::K2, "a member stands for election while it takes over a snapshot"),
         (Mutant::K3, "a restart completes an older snapshot than the newest"),

@@ -67,7 +67,7 @@ use proposal::Operation;
 use runtime::Runtime;
 use snapshot::{Frozen, SnapshotError};
 use status::Status;
-use transport::Ask;
+use transport::{Ask, Connections};
 use wait::Waits;
 
 /// How late a request may be found to have timed out.
@@ -134,6 +134,7 @@ pub struct Node {
     pub(crate) shared: Arc<backend_loop::Shared>,
     pub(crate) transport: OnceLock<Transport>,
     pub(crate) others: Arc<dyn Ask>,
+    pub(crate) connections: Arc<dyn Connections>,
     pub(crate) runtime: Runtime,
     pub(crate) clock: Clock,
     /// The time of day when the clock began.
@@ -280,7 +281,7 @@ impl Node {
     }
 
     pub fn is_connected_to(&self, member: u64) -> bool {
-        member == self.id || self.transport.get().is_some_and(|it| it.active_since(member).is_some())
+        member == self.id || self.connections.active_since(member).is_some()
     }
 
     /// Returns once the published view is new enough for a linearizable read that began before the call.

@@ -75,7 +75,7 @@ fn failed<E: std::fmt::Display>(what: &str) -> impl FnOnce(E) -> StartError {
 const TRANSFER_TENTHS: u64 = 15;
 
 /// How long a member that was removed goes on.
-const REMOVAL_DELAY: Duration = Duration::from_secs(1);
+pub const REMOVAL_DELAY: Duration = Duration::from_secs(1);
 
 pub struct Server {
     node: Arc<Node>,
@@ -195,6 +195,7 @@ impl Server {
             outbound,
             members: Box::new(members),
             others: Arc::new(node::peer_client(&config, listeners.connect.clone())),
+            connections: Arc::new(transport.clone()),
             transport: Some(transport.clone()),
             runtime: node::runtime::Runtime::Tokio(runtime.handle().clone()),
             clock: Clock::real(),

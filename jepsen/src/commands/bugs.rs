@@ -36,7 +36,7 @@ const fn bug(name: &'static str, from: &'static str, mutant: &'static str) -> Bu
 }
 
 /// As `correctness` programmes in the field number them: etcd-io/etcd's issues; the last are ours.
-const BUGS: [Bug; 29] = [
+const BUGS: [Bug; 34] = [
     bug("index-ahead-of-data", "etcd #13766, #13514: members differ after a kill under load", "A1"),
     bug("auth-not-in-the-snapshot", "etcd #14571: rules stay as they were before a snapshot", "A13"),
     bug("single-member-loses-a-write", "etcd #14370: acknowledged before the log was synced", "D2"),
@@ -64,6 +64,11 @@ const BUGS: [Bug; 29] = [
     bug("leases-of-a-deposed-leader", "etcd #12528, #15247: a stuck leader ends leases", "L2"),
     bug("keepalive-after-the-end", "etcd #20615: a lease that was revoked is kept alive", "L3"),
     bug("leases-never-end-under-auth", "etcd #13206: ends of leases are refused for want of a name", "L9"),
+    bug("checkpoint-ignored", "etcd #17132, #14253: a new leader gives leases all of their time again", "L5"),
+    bug("learner-promoted-behind", "etcd #15097, #11640: a learner votes before it has caught up", "M3"),
+    bug("promotion-not-stored", "etcd #19557: a promotion is lost in a restart", "M5"),
+    bug("update-promotes", "etcd #21736: a learner votes once its URLs are updated", "M4"),
+    bug("zombie-members", "etcd #20967: raft goes on counting a member that was removed", "M2"),
     bug("keepalive-before-the-grant", "etcd #13932: a lease that was granted is not found", "L7"),
     bug("lease-ends-in-a-transfer", "Keelson: the old leader's end of a lease goes to the new one", "L8"),
     bug("history-ahead-of-the-news", "Keelson: a watcher that reads the history is told twice", "W8"),

@@ -61,6 +61,7 @@ impl Place {
     /// Draws a failing simulated run; `replay` is the command that runs it again.
     pub fn timeline(&self, report: &sim::Report, name: &str, replay: &str) -> Result<FailureRef, String> {
         let failure = report.failure.as_ref().map_or("", |failure| failure.what.as_str());
+        let members = report.stands.iter().map(|stand| stand.member + 1).max().unwrap_or(0);
         let timeline = Timeline {
             title: format!("seed {}: {}", report.plan.seed, failure.lines().next().unwrap_or_default()),
             failure: failure.to_owned(),
@@ -68,7 +69,7 @@ impl Place {
             history: &report.history,
             suspects: report.failure.as_ref().map_or_else(Vec::new, |failure| failure.ops.clone()),
             faults: bands(report),
-            members: (0..report.plan.members).map(|member| lane(member, &report.stands)).collect(),
+            members: (0..members).map(|member| lane(member, &report.stands)).collect(),
             log: Vec::new(),
         };
         self.draw(&timeline, name)

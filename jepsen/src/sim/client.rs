@@ -38,8 +38,7 @@ const LEASES: LeaseId = 4;
 type Call = Pin<Box<dyn Future<Output = Result<Bytes, Status>>>>;
 
 /// Whether somebody called.
-#[derive(Default)]
-pub struct Called(AtomicBool);
+pub(super) struct Called(AtomicBool);
 
 impl Called {
     /// To be polled a first time.
@@ -105,7 +104,7 @@ impl Notes {
         ClientId(self.clients - 1)
     }
 
-    fn next_lease(&mut self, ttl_seconds: i64) -> LeaseId {
+    pub fn next_lease(&mut self, ttl_seconds: i64) -> LeaseId {
         self.ttls.push(ttl_seconds);
         self.ttls.len() as LeaseId
     }

@@ -1,25 +1,31 @@
 //! One simulated member: the node as the server builds it, without its threads and sockets.
 
 use std::{
+    collections::BTreeMap,
     hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use http::{Request, Response};
-use oracle::history::{LeaseId, Member as MemberName, Revision};
+use oracle::{
+    check::members::Configuration,
+    history::{LeaseId, Member as MemberName, Revision},
+};
 use prost::Message as _;
 use proto::etcdserverpb as pb;
-use proto::raftpb::{Entry, Message, MessageType};
+use proto::raftpb::{ConfState, Entry, EntryType, Message, MessageType};
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 use store::{
     api::watch::{Shard, Shards},
-    apply,
-    auth::Auth,
+    apply::{self, Applier},
     backend::{Backend, memory::Memory},
-    config::{Config, Feature, FeatureGates, Url},
+    config::{ClusterState, Config, Feature, FeatureGates, Url},
     disk::{self, Disk as _},
     membership::{Change, Membership},
     node::{
@@ -32,12 +38,12 @@ use store::{
         part::Part,
         raft_loop,
         runtime::Runtime,
-        transport::{Ask, Outbound},
+        transport::{Ask, Connections, Outbound},
         wait::Answer,
     },
     peer::BoxFuture,
     raft::driver::Event,
-    server::bootstrap,
+    server::{bootstrap, join::Joined},
     wal, watch,
 };
 use tokio::sync::oneshot;
@@ -62,7 +68,11 @@ pub const PARTS: usize = 6;
 pub struct Member {
     pub number: usize,
     pub id: u64,
+    /// Where others reach it.
+    pub url: String,
     config: Arc<Config>,
+    /// The cluster that it was added to, if it is not of the first members.
+    joined: Option<Joined>,
     disk: disk::Sim,
     memory: Arc<Memory>,
     pub life: Option<Life>,
@@ -102,6 +112,7 @@ pub struct Life {
     pub outbox: Arc<Tray<Message>>,
     pub calls: Arc<Tray<Call>>,
     pub ledger: Arc<Tray<Applied>>,
+    pub contacts: Arc<Contacts>,
     /// Its watchers.
     pub shard: Arc<Shard>,
     pub raft: Sender<raft_loop::Input>,
@@ -161,6 +172,8 @@ pub struct Applied {
     /// What it asked for; the text of a refusal, or a transaction's answer.
     pub data: Bytes,
     pub result: Result<Option<pb::TxnResponse>, String>,
+    /// The members after a change of them.
+    pub configuration: Option<Configuration>,
 }
 
 /// What became of a request.
@@ -178,13 +191,14 @@ fn lease_of(entry: &Entry) -> Option<LeaseId> {
 }
 
 impl Observer for Tray<Applied> {
-    fn applied(&self, entry: &Entry, id: u64, result: &Answer, (before, after): (i64, i64), auth: &Auth) {
+    fn applied(&self, entry: &Entry, id: u64, result: &Answer, (before, after): (i64, i64), state: &Applier) {
         let mut hasher = DefaultHasher::new();
         (entry.index, entry.term, entry.data.as_deref(), before, after).hash(&mut hasher);
+        state.membership.hash(&mut hasher);
         format!("{result:?}").hash(&mut hasher);
-        (auth.is_enabled(), auth.revision()).hash(&mut hasher);
+        (state.auth.is_enabled(), state.auth.revision()).hash(&mut hasher);
         if let Ok(apply::Response::AuthChanged { .. }) = result {
-            auth.hash(&mut hasher);
+            state.auth.hash(&mut hasher);
         }
         let effect = Effect { revision: after, made_revision: after > before, refused: result.is_err() };
         let ended = match result {
@@ -196,6 +210,8 @@ impl Observer for Tray<Applied> {
             Ok(_) => Ok(None),
             Err(error) => Err(Status::from(error.clone()).message().to_owned()),
         };
+        let is_change = entry.r#type != EntryType::EntryNormal as i32;
+        let configuration = is_change.then(|| configuration(&state.membership.conf_state()));
         self.put([Applied {
             index: entry.index,
             request: id,
@@ -204,16 +220,96 @@ impl Observer for Tray<Applied> {
             ended,
             data: entry.data.clone().unwrap_or_default(),
             result: told,
+            configuration,
         }]);
     }
 }
 
-/// The simulated network finds members by themselves.
-struct Everybody;
+pub fn configuration(state: &ConfState) -> Configuration {
+    Configuration {
+        voters: state.voters.iter().copied().collect(),
+        learners: state.learners.iter().copied().collect(),
+    }
+}
 
-impl MemberChanges for Everybody {
-    fn changed(&self, _: &Change) {}
-    fn replaced(&self, _: &Membership) {}
+/// Where a member believes others to be, and since when they have been there: what the transport knows in a server.
+#[derive(Default)]
+pub struct Contacts {
+    own: u64,
+    urls: Mutex<BTreeMap<u64, String>>,
+    since: Mutex<BTreeMap<u64, Instant>>,
+    /// It has applied its own removal.
+    removed: AtomicBool,
+}
+
+impl Contacts {
+    pub fn url(&self, id: u64) -> Option<String> {
+        self.urls.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    pub fn all(&self) -> Vec<(u64, String)> {
+        let urls = self.urls.lock().unwrap_or_else(PoisonError::into_inner);
+        urls.iter().map(|(id, url)| (*id, url.clone())).collect()
+    }
+
+    /// One that is not known yet.
+    pub fn meet(&self, id: u64, url: &str) {
+        let mut urls = self.urls.lock().unwrap_or_else(PoisonError::into_inner);
+        if id != self.own && !urls.contains_key(&id) {
+            urls.insert(id, url.to_owned());
+        }
+    }
+
+    fn set(&self, member: &store::membership::Member) {
+        if member.id != self.own
+            && let Some(url) = member.peer_urls.first()
+        {
+            self.urls.lock().unwrap_or_else(PoisonError::into_inner).insert(member.id, url.clone());
+        }
+    }
+
+    /// Whether a peer answers now.
+    pub fn note(&self, id: u64, answers: bool, now: Instant) {
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        match answers {
+            true => drop(since.entry(id).or_insert(now)),
+            false => drop(since.remove(&id)),
+        }
+    }
+
+    /// Whether it has applied its own removal since the last call.
+    pub fn take_removed(&self) -> bool {
+        self.removed.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Connections for Contacts {
+    fn active_since(&self, peer: u64) -> Option<Instant> {
+        self.since.lock().unwrap_or_else(PoisonError::into_inner).get(&peer).copied()
+    }
+}
+
+/// Keeps the contacts in step with the members.
+struct Following(Arc<Contacts>);
+
+impl MemberChanges for Following {
+    fn changed(&self, change: &Change) {
+        match change {
+            Change::Added(member) | Change::Updated(member) => self.0.set(member),
+            Change::Removed(id) if *id == self.0.own => self.0.removed.store(true, Ordering::Relaxed),
+            Change::Removed(id) => {
+                self.0.urls.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+            }
+            Change::Promoted(_) => {}
+        }
+    }
+
+    fn replaced(&self, membership: &Membership) {
+        let mut urls = self.0.urls.lock().unwrap_or_else(PoisonError::into_inner);
+        urls.retain(|id, _| membership.get(*id).is_some());
+        drop(urls);
+        membership.members().for_each(|member| self.0.set(member));
+    }
 }
 
 /// The backend part where the apply part can turn it too.
@@ -248,31 +344,35 @@ pub fn peer_url(number: usize) -> Url {
 }
 
 impl Member {
-    /// Of a cluster of `members`, not started yet.
+    /// Of the first members of a cluster, not started yet.
     pub fn new(number: usize, plan: &Plan) -> Member {
         let all: Vec<String> = (0..plan.members).map(|it| format!("m{it}={}", peer_url(it))).collect();
-        // Half of the clusters write down what is left of leases.
-        let mut feature_gates = FeatureGates::default();
-        feature_gates.set(Feature::LeaseCheckpoint, plan.seed.is_multiple_of(2));
+        Member::of(Member::config(number, plan, &peer_url(number), all.join(",")), number, None)
+    }
+
+    /// One that was added to a cluster, not started yet. `meet`: what it learns of the cluster, given its settings.
+    pub fn joining(
+        number: usize,
+        plan: &Plan,
+        url: &Url,
+        initial_cluster: String,
+        meet: impl FnOnce(&Config) -> Option<Joined>,
+    ) -> Option<Member> {
         let config = Config {
-            name: format!("m{number}"),
-            data_dir: "/data".into(),
-            initial_cluster: all.join(","),
-            listen_peer_urls: vec![peer_url(number)],
-            initial_advertise_peer_urls: vec![peer_url(number)],
-            snapshot_count: plan.snapshot_count,
-            snapshot_catchup_entries: plan.catch_up,
-            watch_progress_notify_interval: PROGRESS,
-            compaction_batch_limit: COMPACTION_BATCH,
-            feature_gates,
-            bcrypt_cost: store::auth::password::MIN_COST.into(),
-            auth_token_ttl_seconds: TOKEN_TTL_SECONDS,
-            ..Config::default()
+            initial_cluster_state: ClusterState::Existing,
+            ..Member::config(number, plan, url, initial_cluster)
         };
+        let joined = meet(&config)?;
+        Some(Member::of(config, number, Some(joined)))
+    }
+
+    fn of(config: Config, number: usize, joined: Option<Joined>) -> Member {
         Member {
             number,
-            id: 0,
+            id: joined.as_ref().map_or(0, |joined| joined.id),
+            url: config.initial_advertise_peer_urls[0].to_string(),
             config: Arc::new(config),
+            joined,
             disk: disk::Sim::new(),
             memory: Arc::default(),
             life: None,
@@ -281,28 +381,75 @@ impl Member {
         }
     }
 
+    fn config(number: usize, plan: &Plan, url: &Url, initial_cluster: String) -> Config {
+        // Half of the clusters write down what is left of leases; of those some so often that it matters.
+        let mut feature_gates = FeatureGates::default();
+        let notes = plan.lease_notes_ms > 0 || plan.seed.is_multiple_of(2);
+        feature_gates.set(Feature::LeaseCheckpoint, notes);
+        let defaults = Config::default();
+        let lease_checkpoint_interval = match plan.lease_notes_ms {
+            0 => defaults.lease_checkpoint_interval,
+            often => Duration::from_millis(often),
+        };
+        Config {
+            name: format!("m{number}"),
+            data_dir: "/data".into(),
+            initial_cluster,
+            listen_peer_urls: vec![url.clone()],
+            initial_advertise_peer_urls: vec![url.clone()],
+            snapshot_count: plan.snapshot_count,
+            snapshot_catchup_entries: plan.catch_up,
+            watch_progress_notify_interval: PROGRESS,
+            compaction_batch_limit: COMPACTION_BATCH,
+            feature_gates,
+            lease_checkpoint_interval,
+            bcrypt_cost: store::auth::password::MIN_COST.into(),
+            auth_token_ttl_seconds: TOKEN_TTL_SECONDS,
+            ..defaults
+        }
+    }
+
+    /// It will listen there when it starts again.
+    pub fn relocate(&mut self, url: &str) {
+        let Ok(parsed) = Url::parse(url) else { return };
+        let config = Arc::make_mut(&mut self.config);
+        config.listen_peer_urls = vec![parsed.clone()];
+        config.initial_advertise_peer_urls = vec![parsed];
+        self.url = url.to_owned();
+    }
+
     pub fn start(&mut self, now_ns: u64, mut random: StdRng) -> Result<(), String> {
         let disk: Arc<dyn disk::Disk> = Arc::new(self.disk.clone());
         let memory = self.memory.clone();
         let open = |_: &Path| Ok(memory.clone() as Arc<dyn Backend>);
         let options = wal::Options { segment_bytes: SEGMENT_BYTES };
-        let found = bootstrap::member(&self.config, None, disk.clone(), &open, options)
+        let found = bootstrap::member(&self.config, self.joined.as_ref(), disk.clone(), &open, options)
             .map_err(|error| format!("member {} does not start: {error}", self.number))?;
         self.id = found.id;
+        let (told, counted) =
+            (configuration(&found.membership.conf_state()), configuration(&found.applied.conf_state));
+        if found.membership.members().next().is_some() && told != counted {
+            return Err(format!(
+                "members: member {} starts with {told:?}, and its raft with {counted:?}",
+                self.number
+            ));
+        }
         self.lives += 1;
         self.pace = Pace { from_ns: now_ns, shown_ns: 0, percent: self.pace.percent };
         // Request IDs of different lives must differ, as they do where time never stands still.
         let joints = Joints::new(&found, 1_700_000_000_000 + now_ns / 1_000_000 + self.lives);
         let (outbox, calls, ledger): (Arc<Tray<Message>>, Arc<Tray<Call>>, Arc<Tray<Applied>>) =
             Default::default();
+        let contacts = Arc::new(Contacts { own: found.id, ..Contacts::default() });
         let shard_seed = random.random();
         let backend_slot = Shared(Arc::default());
         let clock = Clock::simulated();
         let links = Links {
             disk,
             outbound: outbox.clone(),
-            members: Box::new(Everybody),
+            members: Box::new(Following(contacts.clone())),
             others: calls.clone(),
+            connections: contacts.clone(),
             transport: None,
             runtime: Runtime::Simulated(clock.clone()),
             clock: clock.clone(),
@@ -320,6 +467,10 @@ impl Member {
         let (node, parts) = build::build(&self.config, found, joints, links)
             .map_err(|error| format!("member {} does not start: {error}", self.number))?;
         *backend_slot.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(parts.backend);
+        // As the server does: their messages may come before the log that makes them members.
+        let known = self.joined.iter().flat_map(|joined| &joined.members);
+        known
+            .for_each(|member| contacts.meet(member.id, member.peer_urls.first().map_or("", String::as_str)));
         // Small, so that streams are full and events have to be read from the history.
         let small = watch::Config {
             output_bytes: 2048,
@@ -344,6 +495,7 @@ impl Member {
             outbox,
             calls,
             ledger,
+            contacts,
             shard,
             raft,
             backend: self.memory.clone(),

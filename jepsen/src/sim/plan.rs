@@ -17,7 +17,8 @@
 //! ```
 //!
 //! Times are milliseconds. A fault line is `at START for LENGTH KIND`, and for most kinds `leader` or the number of a
-//! member; `split` has the members of one side as bits. What happens inside a fault (which sectors a power cut keeps)
+//! member (of those that are there then, if members come and go); `split` has the members of one side as bits, and
+//! `resize` how many voters there are to be. What happens inside a fault (which sectors a power cut keeps)
 //! is drawn while the run goes on, from the same seed. `#` begins a comment.
 
 use std::fmt::{self, Display, Formatter};
@@ -28,6 +29,11 @@ use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 const FIRST_FAULT_MS: u64 = 3_000;
 /// So long before the end a last fault begins.
 const LATE_MS: u64 = 8_000;
+/// When the operator begins, and how long until it has something else to do.
+const FIRST_JOB_MS: std::ops::Range<u64> = 1_500..6_000;
+const JOB_PAUSE_MS: std::ops::Range<u64> = 2_000..14_000;
+/// Voters that an operator may be asked for.
+const MAX_VOTERS: u64 = 7;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -38,6 +44,8 @@ pub struct Plan {
     /// As the server's flags.
     pub snapshot_count: u64,
     pub catch_up: u64,
+    /// How often it is noted what leases have left; 0: seldom, or never.
+    pub lease_notes_ms: u64,
     pub clients: usize,
     pub watchers: usize,
     /// Whether there are users, roles and rights.
@@ -101,6 +109,12 @@ pub enum Kind {
     Skew(Whom, i64),
     /// Leadership is handed to it.
     Transfer(Whom),
+    /// The operator adds and removes members until so many vote.
+    Resize(u64),
+    /// It loses its disk; the operator removes it and adds another at its address.
+    Replace(Whom),
+    /// The operator gives it another address.
+    Move(Whom),
 }
 
 impl Plan {
@@ -114,6 +128,7 @@ impl Plan {
             members,
             snapshot_count: random.random_range(5..100),
             catch_up: random.random_range(5..50),
+            lease_notes_ms: if seed % 4 == 2 { 1000 + seed % 1024 } else { 0 },
             clients: random.random_range(3..7),
             watchers: random.random_range(1..4),
             // Of a stream of its own, so that all else is as without.
@@ -138,7 +153,38 @@ impl Plan {
             plan.faults.push(Fault { at_ms: chaos_ms - LATE_MS, lasts_ms: 2 * LATE_MS, kind });
             plan.faults.sort_by_key(|fault| fault.at_ms);
         }
+        plan.draw_jobs();
         plan
+    }
+
+    /// In some plans members come and go. From a stream of its own: the others stay as they were.
+    fn draw_jobs(&mut self) {
+        let mut random = StdRng::seed_from_u64(self.seed ^ 0x6a6f_6273);
+        if !random.random_bool(0.35) {
+            return;
+        }
+        // Rot and lost disks together may take more than the cluster can do without.
+        self.faults.retain(|fault| !matches!(fault.kind, Kind::Rot(..)));
+        let mut at_ms = random.random_range(FIRST_JOB_MS);
+        while at_ms < self.chaos_ms {
+            let whom = match random.random_bool(0.3) {
+                true => Whom::Leader,
+                false => Whom::Member(random.random_range(0..self.members)),
+            };
+            let kind = match random.random_range(0..8) {
+                0..5 => Kind::Resize([1, 2, 3, 3, 4, 5, 5][random.random_range(0..7)]),
+                5 | 6 => Kind::Replace(whom),
+                _ => Kind::Move(whom),
+            };
+            self.faults.push(Fault { at_ms, lasts_ms: 0, kind });
+            at_ms += random.random_range(JOB_PAUSE_MS);
+        }
+        self.faults.sort_by_key(|fault| fault.at_ms);
+    }
+
+    /// Whether members come and go.
+    pub fn has_jobs(&self) -> bool {
+        self.faults.iter().any(|fault| fault.kind.is_job())
     }
 }
 
@@ -216,7 +262,15 @@ impl Kind {
             Kind::Rot(..) => "rot",
             Kind::Skew(..) => "skew",
             Kind::Transfer(_) => "transfer",
+            Kind::Resize(_) => "resize",
+            Kind::Replace(_) => "replace",
+            Kind::Move(_) => "move",
         }
+    }
+
+    /// Whether it is for the operator; the others are faults.
+    pub fn is_job(&self) -> bool {
+        matches!(self, Kind::Resize(_) | Kind::Replace(_) | Kind::Move(_))
     }
 
     fn parse(words: &[&str]) -> Option<Kind> {
@@ -245,6 +299,9 @@ impl Kind {
             "rot" => (Kind::Rot(whom()?, number()?), 2),
             "skew" => (Kind::Skew(whom()?, words.last()?.parse().ok()?), 2),
             "transfer" => (Kind::Transfer(whom()?), 1),
+            "resize" => (Kind::Resize(number().filter(|voters| (1..=MAX_VOTERS).contains(voters))?), 1),
+            "replace" => (Kind::Replace(whom()?), 1),
+            "move" => (Kind::Move(whom()?), 1),
             _ => return None,
         };
         (words.len() == arguments).then_some(kind)
@@ -252,13 +309,14 @@ impl Kind {
 
     fn whom(&self) -> Option<Whom> {
         match self {
-            Kind::Blackout | Kind::Split(_) | Kind::Lossy => None,
+            Kind::Blackout | Kind::Split(_) | Kind::Lossy | Kind::Resize(_) => None,
             Kind::Crash(whom) | Kind::PowerLoss(whom) | Kind::Cut(whom, _) | Kind::Deaf(whom) => Some(*whom),
             Kind::Alone(whom) | Kind::Freeze(whom) | Kind::Stall(whom) | Kind::Forget(whom) => Some(*whom),
             Kind::Behind(whom) | Kind::Full(whom) | Kind::BadSync(whom) | Kind::ShortWrite(whom, _) => {
                 Some(*whom)
             }
             Kind::Rot(whom, _) | Kind::Skew(whom, _) | Kind::Transfer(whom) => Some(*whom),
+            Kind::Replace(whom) | Kind::Move(whom) => Some(*whom),
         }
     }
 }
@@ -274,6 +332,7 @@ impl Display for Kind {
         match self {
             Kind::Cut(_, number)
             | Kind::Split(number)
+            | Kind::Resize(number)
             | Kind::ShortWrite(_, number)
             | Kind::Rot(_, number) => {
                 write!(f, " {number}")
@@ -294,6 +353,7 @@ impl Display for Plan {
             ("members", self.members as u64),
             ("snapshot-count", self.snapshot_count),
             ("catch-up", self.catch_up),
+            ("lease-notes", self.lease_notes_ms),
             ("clients", self.clients as u64),
             ("watchers", self.watchers as u64),
             ("chaos", self.chaos_ms),
@@ -347,6 +407,7 @@ impl std::str::FromStr for Plan {
                 Some("members") => plan.members = number()? as usize,
                 Some("snapshot-count") => plan.snapshot_count = number()?,
                 Some("catch-up") => plan.catch_up = number()?,
+                Some("lease-notes") => plan.lease_notes_ms = number()?,
                 Some("clients") => plan.clients = number()? as usize,
                 Some("watchers") => plan.watchers = number()? as usize,
                 Some("auth") => plan.auth = number()? != 0,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use oracle::{
-    check::{Rules, Verdict, Violation, headers, lease, linear, watch},
+    check::{Rules, Verdict, Violation, headers, lease, linear, members, watch},
     history::{
         Answer, Client, Fate, History, Member, OpId, Operation, Outcome, Request, Response, Revision,
         request::{End, Range, Span},
@@ -33,9 +33,12 @@ const WATCH_NS: u64 = 5 * SECOND;
 /// the whole time again, and looks for expired leases now and then.
 const SHORT_TTL_SECONDS: i64 = 8;
 const EXPIRY_NS: u64 = (2 * SHORT_TTL_SECONDS as u64 + 4) * SECOND;
+/// Of the lease that one leader leaves to the next, and how long the first counts.
+const COUNTED_TTL_SECONDS: i64 = 60;
+const COUNTED_NS: u64 = 20 * SECOND;
 
 /// What must happen sometimes.
-pub const PROBES: [&str; 62] = [
+pub const PROBES: [&str; 73] = [
     "alone",
     "authentication in the end",
     "bad disk refused a start",
@@ -45,6 +48,7 @@ pub const PROBES: [&str; 62] = [
     "blackout",
     "change of rights",
     "change of rights refused",
+    "change of members refused",
     "client gave up",
     "compaction",
     "compaction refused",
@@ -60,13 +64,20 @@ pub const PROBES: [&str; 62] = [
     "keepalive of an ended lease",
     "leader cut off as it hands over",
     "leader elected",
+    "lease counted on by the next leader",
     "lease forwarded to the leader",
+    "learner promoted",
     "leases ended",
     "local read",
     "login",
     "login refused",
     "lossy",
     "no authentication in the end",
+    "member added",
+    "member joined",
+    "member lost its disk",
+    "member moved",
+    "member removed",
     "notice",
     "notice on demand",
     "other request refused",
@@ -77,6 +88,9 @@ pub const PROBES: [&str; 62] = [
     "put refused",
     "range refused",
     "read of the past",
+    "removed member found nobody",
+    "removed member stopped",
+    "removed member told by others",
     "rot",
     "rotten log did no harm",
     "rotten log refused",
@@ -155,13 +169,15 @@ pub fn run(plan: &Plan) -> Report {
     let Notes { mut book, mut proposals, .. } = std::mem::take(&mut world.notes);
     let effects = std::mem::take(&mut world.effects);
     let ends = std::mem::take(&mut world.ends);
+    let configurations = std::mem::take(&mut world.roster.applied);
     drop(world);
     write_ends(&mut book, &mut proposals, &ends, &effects);
     let (mut history, places) = book.recorder.finish();
     tell_fates(&mut history, &places, &proposals, &effects, at_ns);
     count(&history, &mut probes);
     let judged = match outcome {
-        Ok(last) => judge_rights(rights, &places, &history).and_then(|()| judge(&history, plan, &last)),
+        Ok(last) => judge_rights(rights, &places, &history)
+            .and_then(|()| judge(&history, plan, &last, &configurations)),
         Err(what) => Err((what, Vec::new())),
     };
     Report {
@@ -226,7 +242,11 @@ fn last_look(world: &mut World, plan: &Plan) -> Lived<Last> {
         world.run_until(world.now_ns + EXPIRY_NS)?;
         leases_ended(world)?;
     }
+    if plan.lease_notes_ms > 0 {
+        lease_keeps_counting(world, plan)?;
+    }
     let members: Vec<usize> = world.serving().collect();
+    equal_members(world, &members)?;
     let revision = equal_hashes(world, &members)?;
     world.run_until(world.now_ns + WATCH_NS)?;
     world.last_look_at_rights(&members)?;
@@ -238,19 +258,36 @@ fn last_look(world: &mut World, plan: &Plan) -> Lived<Last> {
     let start = world.notes.book.key(&key_bytes(0));
     let everything = Request::Range(Range::newest(Span { start, end: End::Open }));
     for &member in &members {
-        world.ask_this(0, member, everything.clone());
-        let limit = world.now_ns + 5 * SECOND;
-        while !world.clients[0].is_idle() {
-            if world.now_ns >= limit {
-                return Err(format!(
-                    "recovery: member {member} does not answer a read: {}",
-                    world.describe()
-                ));
-            }
-            world.run_until(world.now_ns + 10 * MS)?;
-        }
+        ask_and_wait(world, member, everything.clone())?;
     }
     Ok(Last { revision, streams })
+}
+
+/// A client asks, and is answered in time.
+fn ask_and_wait(world: &mut World, member: usize, request: Request) -> Lived {
+    world.ask_this(0, member, request);
+    let limit = world.now_ns + 5 * SECOND;
+    while !world.clients[0].is_idle() {
+        if world.now_ns >= limit {
+            return Err(format!("recovery: member {member} does not answer a client: {}", world.describe()));
+        }
+        world.run_until(world.now_ns + 10 * MS)?;
+    }
+    Ok(())
+}
+
+/// All know the same members, by their names, addresses and votes.
+fn equal_members(world: &World, members: &[usize]) -> Lived {
+    let known = |member: usize| {
+        let life = world.members[member].life.as_ref()?;
+        Some((member, life.node.published.membership.load_full()))
+    };
+    let mut all = members.iter().filter_map(|member| known(*member));
+    let Some((first, expected)) = all.next() else { return Ok(()) };
+    match all.find(|(_, known)| *known != expected) {
+        None => Ok(()),
+        Some((other, known)) => Err(format!("members: {first} knows {expected:?}, and {other} {known:?}")),
+    }
 }
 
 /// The revision at which the history of all members is equal.
@@ -301,6 +338,41 @@ fn leases_ended(world: &mut World) -> Lived {
         }
     }
     world.probe("leases ended");
+    Ok(())
+}
+
+/// What a lease had left when it was last noted is what the next leader gives it, and not all of its time again.
+fn lease_keeps_counting(world: &mut World, plan: &Plan) -> Lived {
+    let leads = |world: &World| world.leader().filter(|member| world.serving().any(|it| it == *member));
+    let (Some(leader), ttl_seconds) = (leads(world), COUNTED_TTL_SECONDS) else { return Ok(()) };
+    let Some(life) = &world.members[leader].life else { return Ok(()) };
+    let voters = life.node.published.membership.load_full();
+    let Some(next) = world.serving().find(|it| {
+        *it != leader && voters.get(world.members[*it].id).is_some_and(|member| !member.is_learner)
+    }) else {
+        return Ok(());
+    };
+    let lease = world.notes.next_lease(ttl_seconds);
+    ask_and_wait(world, leader, Request::Grant { lease, ttl_seconds })?;
+    let granted_ns = world.now_ns;
+    world.run_until(granted_ns + COUNTED_NS)?;
+    world.hand_over(leader, next);
+    world.run_until(world.now_ns + 3 * SECOND)?;
+    let Some(leader) = leads(world) else { return Ok(()) };
+    let Some(life) = &world.members[leader].life else { return Ok(()) };
+    let node = life.node.clone();
+    let left = answer_of(world, leader, async move { node.lease_time_to_live(lease, false).await });
+    let Ok(left) = left? else { return Ok(()) };
+    // The leader before may have ended without its last note; a new one adds an election timeout.
+    let counted = (world.now_ns - granted_ns) / SECOND;
+    let noted = counted.saturating_sub(3 + 2 * plan.lease_notes_ms.div_ceil(1000) + 3) as i64;
+    if left.ttl > ttl_seconds - noted {
+        return Err(format!(
+            "leases: lease {lease} of {ttl_seconds} s has {} s left after {counted} s and a change of leaders",
+            left.ttl
+        ));
+    }
+    world.probe("lease counted on by the next leader");
     Ok(())
 }
 
@@ -420,7 +492,7 @@ fn judge_rights(rights: Option<Rights>, places: &[OpId], history: &History) -> T
     })
 }
 
-fn judge(history: &History, plan: &Plan, last: &Last) -> Told {
+fn judge(history: &History, plan: &Plan, last: &Last, configurations: &[members::Applied]) -> Told {
     use super::plan::Kind;
     // Clocks that go wrong end leases too early.
     let percents = plan.faults.iter().map(|fault| match fault.kind {
@@ -437,6 +509,7 @@ fn judge(history: &History, plan: &Plan, last: &Last) -> Told {
         let shown = ops.iter().take(4).map(|op| format!("\n  {op:?}: {:?}", history.op(*op)));
         Err((format!("{name}: {what}{}", shown.collect::<String>()), ops))
     };
+    told("members", members::check(configurations))?;
     told("headers", headers::check(history))?;
     told("lease", lease::check_ends(history, percents.max().unwrap_or(0)))?;
     let judged = linear::check(history, &rules);

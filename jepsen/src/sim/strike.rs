@@ -24,10 +24,7 @@ impl World {
             return;
         }
         let end_ns = self.now_ns + fault.lasts_ms * MS;
-        let whom = |whom: Whom, world: &World| match whom {
-            Whom::Member(member) => member,
-            Whom::Leader => world.leader().unwrap_or(0),
-        };
+        let whom = |whom: Whom, world: &World| world.whom(whom);
         self.trace((7, fault.at_ms as usize, 0));
         let struck = match &fault.kind {
             Kind::Crash(who) => {
@@ -41,7 +38,7 @@ impl World {
                 Some(member)
             }
             Kind::Blackout => {
-                for member in 0..self.members.len() {
+                for member in self.present().collect::<Vec<_>>() {
                     self.end_process(member, true, end_ns);
                 }
                 None
@@ -53,7 +50,9 @@ impl World {
                 Some(member)
             }
             Kind::Split(side) => {
-                let side = |member: usize| side >> member & 1;
+                // Those that came later are on the side of a founder.
+                let founders = self.founders;
+                let side = |member: usize| side >> (member % founders) & 1;
                 self.block(end_ns, |from, to| side(from) != side(to));
                 None
             }
@@ -136,18 +135,17 @@ impl World {
                 self.schedule(member);
                 Some(member)
             }
+            Kind::Resize(_) | Kind::Replace(_) | Kind::Move(_) => return self.add_job(fault),
             Kind::Transfer(who) => {
-                let Some(leader) = self.leader().filter(|_| self.members.len() > 1) else { return };
+                let Some(leader) = self.leader().filter(|_| self.present().count() > 1) else { return };
                 let to = match whom(*who, self) {
-                    to if to == leader => (to + 1) % self.members.len(),
+                    to if to == leader => {
+                        self.present().find(|it| *it > to).or_else(|| self.present().next()).unwrap_or(to)
+                    }
                     to => to,
                 };
-                let id = self.members[to].id;
-                if let Some(life) = &self.members[leader].life {
-                    let _ = life.raft.send(Input::Event(RaftEvent::TransferLeader { to: id }));
-                }
+                self.hand_over(leader, to);
                 self.handing_over = self.fault_random.random_bool(0.5).then_some(leader);
-                self.schedule(leader);
                 Some(to)
             }
         };
@@ -155,6 +153,14 @@ impl World {
         self.probe(fault.kind.name());
         let (what, from_ns) = (fault.kind.to_string(), self.now_ns);
         self.struck.push(Struck { what, from_ns, to_ns: end_ns, member: struck });
+    }
+
+    pub fn hand_over(&mut self, leader: usize, to: usize) {
+        let to = self.members[to].id;
+        if let Some(life) = &self.members[leader].life {
+            let _ = life.raft.send(Input::Event(RaftEvent::TransferLeader { to }));
+        }
+        self.schedule(leader);
     }
 
     pub fn end_process(&mut self, member: usize, power: bool, back_ns: u64) {
@@ -287,7 +293,7 @@ impl World {
             self.applies_from[member] = 0;
             self.bad_until[member] = 0;
             self.next_turn[member] = Default::default();
-            if self.rotten[member] == Some(true) {
+            if self.rotten[member] == Some(true) || self.gone[member] {
                 continue;
             }
             if self.members[member].life.is_none() {

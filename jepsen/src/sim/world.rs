@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     hash::{DefaultHasher, Hash},
     pin::Pin,
-    sync::atomic::Ordering::Acquire,
+    sync::{Arc, atomic::Ordering::Acquire},
     task::{Context, Poll, Waker},
 };
 
@@ -17,16 +17,20 @@ use oracle::history::{LeaseId, Member as MemberName, Request};
 use proto::raftpb::{Message, MessageType};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use store::{
-    node::{handler, raft_loop::Input},
+    membership::Membership,
+    node::{Node, fatal::End as MemberEnd, handler, raft_loop::Input},
     raft::{Role, driver::Event as RaftEvent},
+    server::REMOVAL_DELAY,
 };
 use tokio::sync::oneshot;
 
 use super::{
     auth::Guard,
     client::{Client, Notes, key_bytes},
-    member::{APPLY, BACKEND, Call, Effect, Member, PARTS, RAFT, WAL, peer_url},
+    member::{APPLY, BACKEND, Call, Effect, Member, PARTS, RAFT, WAL},
+    operator::{self, Chore, Operator},
     plan::{Fault, Plan},
+    roster::Roster,
     watcher::Watcher,
 };
 
@@ -92,6 +96,13 @@ pub(super) enum Event {
     Look {
         watcher: usize,
     },
+    /// The operator goes on.
+    Operate,
+    /// A member that has applied its own removal ends.
+    Removed {
+        member: usize,
+        life: u64,
+    },
     Sweep,
     Fault(Fault),
     Start {
@@ -156,6 +167,18 @@ pub(super) struct World {
     pub step: u64,
     pub trace: DefaultHasher,
     pub members: Vec<Member>,
+    /// How many there are in the beginning.
+    pub founders: usize,
+    /// Those that never come back: they were removed, or lost their disks.
+    pub gone: Vec<bool>,
+    /// Those that have told the others their names.
+    pub named: Vec<bool>,
+    /// Which member is where.
+    pub addresses: HashMap<String, usize>,
+    pub roster: Roster,
+    /// There is one if members come and go.
+    pub operator: Option<Operator>,
+    pub chores: Vec<Chore>,
     /// When each part is to be turned next; what is queued for another time is stale.
     pub next_turn: Vec<[Option<u64>; PARTS]>,
     /// When the watchers of each member are to be looked at.
@@ -218,6 +241,11 @@ pub(super) struct End {
     pub at_ns: u64,
 }
 
+/// Whether clients are refused there.
+fn is_learner(node: &Node) -> bool {
+    node.published.membership.load().get(node.id).is_some_and(|member| member.is_learner)
+}
+
 /// A voter whose disk is slow elects a successor, and then forgets it: the power goes. The old leader asks it next.
 #[derive(Clone, Copy)]
 pub(super) struct Plot {
@@ -230,7 +258,6 @@ pub(super) type Outcome<T = ()> = Result<T, String>;
 impl World {
     pub fn new(plan: &Plan) -> World {
         let stream = |name: u64| StdRng::seed_from_u64(plan.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ name);
-        let size = plan.members;
         let mut notes = Notes::default();
         let mut guard = plan.auth.then(|| Guard::new(stream(5)));
         let client = |number: usize| {
@@ -240,26 +267,33 @@ impl World {
         let clients = (0..plan.clients).map(client).collect();
         let watchers =
             (0..plan.watchers as u64).map(|number| Watcher::new(stream(200 + number), number == 0)).collect();
-        World {
+        let mut world = World {
             now_ns: 0,
             queue: BTreeMap::new(),
             pushed: 0,
             step: 0,
             trace: DefaultHasher::new(),
-            next_turn: vec![[None; PARTS]; size],
-            next_watch: vec![None; size],
-            frozen_until: vec![0; size],
-            stalled_until: vec![0; size],
-            applies_from: vec![0; size],
-            bad_until: vec![0; size],
-            cut: vec![false; size],
-            promised: vec![0; size],
-            told: vec![0; size],
-            rotten: vec![None; size],
+            next_turn: Vec::new(),
+            next_watch: Vec::new(),
+            frozen_until: Vec::new(),
+            stalled_until: Vec::new(),
+            applies_from: Vec::new(),
+            bad_until: Vec::new(),
+            cut: Vec::new(),
+            promised: Vec::new(),
+            told: Vec::new(),
+            rotten: Vec::new(),
+            gone: Vec::new(),
+            named: Vec::new(),
+            founders: plan.members,
+            addresses: HashMap::new(),
+            roster: Roster::default(),
+            operator: operator::of(plan),
+            chores: Vec::new(),
             network: Network::default(),
             served: Vec::new(),
             loads: Vec::new(),
-            members: (0..size).map(|number| Member::new(number, plan)).collect(),
+            members: Vec::new(),
             clients,
             watchers,
             notes,
@@ -280,7 +314,41 @@ impl World {
             stands: Vec::new(),
             struck: Vec::new(),
             probes: BTreeMap::new(),
+        };
+        (0..plan.members).for_each(|number| world.add_member(Member::new(number, plan)));
+        world
+    }
+
+    /// A member that is not started yet.
+    pub fn add_member(&mut self, member: Member) {
+        self.addresses.insert(member.url.clone(), member.number);
+        if member.id != 0 {
+            self.by_id.insert(member.id, member.number);
         }
+        self.members.push(member);
+        self.roster.add_member();
+        self.next_turn.push([None; PARTS]);
+        self.next_watch.push(None);
+        self.rotten.push(None);
+        for flags in [&mut self.gone, &mut self.named, &mut self.cut] {
+            flags.push(false);
+        }
+        let [times, others] = [
+            [&mut self.frozen_until, &mut self.stalled_until, &mut self.applies_from],
+            [&mut self.bad_until, &mut self.promised, &mut self.told],
+        ];
+        times.into_iter().chain(others).for_each(|numbers| numbers.push(0));
+    }
+
+    /// Those that are not gone for ever.
+    pub fn present(&self) -> impl Iterator<Item = usize> {
+        (0..self.members.len()).filter(|member| !self.gone[*member])
+    }
+
+    /// One of those that are not gone for ever, by a number drawn below how many there are.
+    fn pick(&self, draw: impl FnOnce(usize) -> usize) -> usize {
+        let nth = draw(self.present().count());
+        self.present().nth(nth).unwrap_or(0)
     }
 
     pub fn push(&mut self, at_ns: u64, event: Event) {
@@ -310,6 +378,9 @@ impl World {
         self.push(SWEEP_NS, Event::Sweep);
         if self.guard.is_some() {
             self.push(SECOND, Event::Govern);
+        }
+        if self.operator.is_some() {
+            self.push(SECOND, Event::Operate);
         }
         for fault in &plan.faults {
             self.push(fault.at_ms * MS, Event::Fault(fault.clone()));
@@ -375,6 +446,15 @@ impl World {
             Event::Govern => self.govern(),
             Event::Look { watcher } => self.look(watcher),
             Event::Sweep => self.sweep(),
+            Event::Operate => return self.operate(),
+            Event::Removed { member, life } => {
+                if let Some(alive) = &self.members[member].life
+                    && self.members[member].lives == life
+                {
+                    alive.node.fatal.set_removed();
+                    self.members_turn(member);
+                }
+            }
             Event::Fault(fault) => self.strike(&fault),
             Event::Crash { member, power } => {
                 if !self.calm && self.members[member].life.is_some() {
@@ -409,7 +489,18 @@ impl World {
                 self.schedule_watch(member, MS);
             }
         }
+        if self.operator.is_some() {
+            self.look_at_contacts();
+            self.give_chores();
+        }
         self.push(self.now_ns + SWEEP_NS, Event::Sweep);
+    }
+
+    /// Lets a member's raft part look at once, for what it finds wrong.
+    pub fn members_turn(&mut self, member: usize) {
+        self.next_turn[member][RAFT] = Some(self.now_ns + 1);
+        let life = self.members[member].lives;
+        self.push(self.now_ns + 1, Event::Turn { member, life, part: RAFT });
     }
 
     fn deliver(&mut self, to: usize, message: Message, data: Option<Box<[u8]>>) -> Outcome {
@@ -422,6 +513,15 @@ impl World {
         self.trace((2, to, message.r#type as usize));
         if message.r#type == MessageType::MsgTimeoutNow as i32 {
             self.on_handover(message.from);
+        }
+        if let Some(life) = &self.members[to].life {
+            // A connection of another member, or of one that was removed.
+            if message.to != life.node.id || life.node.published.membership.load().is_removed(message.from) {
+                return Ok(());
+            }
+            if let Some(from) = self.by_id.get(&message.from) {
+                life.contacts.meet(message.from, &self.members[*from].url);
+            }
         }
         self.members[to].set_clock(self.now_ns);
         if data.is_some() {
@@ -439,6 +539,9 @@ impl World {
     }
 
     pub fn start(&mut self, member: usize) -> Outcome {
+        if self.gone[member] {
+            return Ok(());
+        }
         let random = StdRng::seed_from_u64(self.disk_random.random());
         self.trace((3, member, 0));
         match self.members[member].start(self.now_ns, random) {
@@ -460,7 +563,11 @@ impl World {
                 self.stand(member);
                 return Ok(());
             }
+            Err(_) if self.roster.is_removed(self.members[member].id) => return self.retire(member),
             Err(error) => return Err(error),
+        }
+        if let Some(life) = &self.members[member].life {
+            self.roster.begins(member, life.node.published.membership.load_full());
         }
         if self.rotten[member] == Some(false) {
             self.probe("rotten log did no harm");
@@ -540,7 +647,11 @@ impl World {
     fn turn(&mut self, member: usize, part: usize) -> Outcome {
         self.members[member].set_clock(self.now_ns);
         let Some(life) = &mut self.members[member].life else { return Ok(()) };
+        let published = (part == RAFT).then(|| life.node.published.membership.load_full());
         if !life.parts[part].turn() {
+            if life.node.fatal.reason() == Some(&MemberEnd::Removed) {
+                return self.retire(member);
+            }
             let reason = life.node.fatal.reason().map_or("for no reason".into(), ToString::to_string);
             if self.has_lost_power(member) {
                 self.probe("power lost in a write");
@@ -562,8 +673,9 @@ impl World {
         if part == APPLY {
             self.look_at_state(member)?;
         }
-        if part == RAFT {
+        if let Some(published) = published {
             self.look_at_leader(member)?;
+            self.look_at_quorum(member, published)?;
         }
         if part == RAFT || part == APPLY {
             self.poll_served(member);
@@ -580,7 +692,13 @@ impl World {
     /// An entry does the same wherever it is applied, and the same again after a restart.
     fn look_at_state(&mut self, member: usize) -> Outcome {
         let Some(life) = &self.members[member].life else { return Ok(()) };
-        for applied in life.ledger.take() {
+        let (name, removed) = (self.members[member].name(), life.contacts.take_removed());
+        let ledger = life.ledger.take();
+        if removed {
+            let life = self.members[member].lives;
+            self.push(self.now_ns + REMOVAL_DELAY.as_nanos() as u64, Event::Removed { member, life });
+        }
+        for applied in ledger {
             let (first, known) = *self.digests.entry(applied.index).or_insert((member, applied.digest));
             if known != applied.digest {
                 return Err(format!(
@@ -591,6 +709,11 @@ impl World {
             if let Some(guard) = &mut self.guard {
                 guard.applied(&applied);
             }
+            if let Some(configuration) = applied.configuration
+                && let Some(what) = self.roster.applied(name, applied.index, configuration)?
+            {
+                self.probe(what);
+            }
             if applied.request != 0 && !self.effects.contains_key(&applied.request) {
                 self.effects.insert(applied.request, applied.effect);
                 if let Some(lease) = applied.ended {
@@ -599,6 +722,12 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// What a leader does has a quorum behind it.
+    fn look_at_quorum(&mut self, member: usize, published: Arc<Membership>) -> Outcome {
+        let Some(life) = &self.members[member].life else { return Ok(()) };
+        self.roster.turned(member, life.node.id, &life.node.status, published)
     }
 
     /// A term has one leader.
@@ -658,6 +787,9 @@ impl World {
             }
         }
         self.poll_guard(member);
+        if !self.chores.is_empty() {
+            self.do_chores(member);
+        }
         if let Some(life) = &self.members[member].life {
             let calls = life.calls.take();
             self.send_calls(member, calls);
@@ -668,9 +800,11 @@ impl World {
         if self.calm || !self.clients[client].is_idle() {
             return;
         }
-        let member = self.clients[client].random().random_range(0..self.members.len());
-        if self.members[member].life.is_none() {
-            // Nobody listens there.
+        let present = self.present().count();
+        let drawn = self.clients[client].random().random_range(0..present);
+        let member = self.pick(|_| drawn);
+        if self.members[member].life.as_ref().is_none_or(|life| is_learner(&life.node)) {
+            // Nobody listens there, or a learner, which refuses.
             self.push(self.now_ns + 5 * MS, Event::Ask { client });
             return;
         }
@@ -761,7 +895,9 @@ impl World {
             self.schedule_watch(member, MS / 10);
             return;
         }
-        let member = self.watchers[watcher].random().random_range(0..self.members.len());
+        let present = self.present().count();
+        let drawn = self.watchers[watcher].random().random_range(0..present);
+        let member = self.pick(|_| drawn);
         if let Some(life) = &self.members[member].life {
             let shard = life.shard.clone();
             let place = (member, self.members[member].name());
@@ -772,7 +908,7 @@ impl World {
 
     // ---- the network
 
-    fn is_blocked(&self, from: usize, to: usize) -> bool {
+    pub fn is_blocked(&self, from: usize, to: usize) -> bool {
         self.network.blocked.iter().any(|(_, pairs)| pairs.contains(&(from, to)))
     }
 
@@ -795,6 +931,7 @@ impl World {
     }
 
     fn send(&mut self, from: usize, message: Message) {
+        self.roster.sends(&message, self.by_id.get(&message.to).copied());
         if message.r#type == MessageType::MsgAppResp as i32 && !message.reject {
             self.told[from] = self.told[from].max(message.index);
         }
@@ -808,7 +945,10 @@ impl World {
     }
 
     fn transmit(&mut self, from: usize, message: Message, data: Option<Box<[u8]>>) {
-        let Some(&to) = self.by_id.get(&message.to) else { return };
+        let Some(life) = &self.members[from].life else { return };
+        let Some(to) = life.contacts.url(message.to).and_then(|url| self.addresses.get(&url).copied()) else {
+            return;
+        };
         // Raft's own messages may come twice. A proposal may not: it would be carried out twice, and the connections
         // between members never repeat one.
         let repeatable = message.r#type != MessageType::MsgProp as i32;
@@ -850,11 +990,12 @@ impl World {
     fn send_calls(&mut self, from: usize, calls: Vec<Call>) {
         for call in calls {
             // A lost request is no answer: the sender is dropped with it.
-            let to = (0..self.members.len()).find(|to| peer_url(*to).to_string() == call.url);
-            if let Some(to) = to
+            if let Some(to) = self.addresses.get(&call.url).copied()
                 && let Some(at) = self.arrival(from, to)
             {
-                self.probe("lease forwarded to the leader");
+                if call.request.uri().path().starts_with("/leases") {
+                    self.probe("lease forwarded to the leader");
+                }
                 self.push(at, Event::Call { from, to, call });
             }
         }
@@ -898,8 +1039,13 @@ impl World {
         }
     }
 
-    /// All members that are not lost follow one leader, and have applied the same.
+    /// All members that are not lost follow one leader, and have applied the same; those that were removed have stopped.
     pub fn agrees(&self) -> bool {
+        let is_removed = |member: usize| self.roster.is_removed(self.members[member].id);
+        let is_there = |id: &u64| self.by_id.get(id).is_some_and(|member| !self.gone[*member]);
+        if self.present().any(is_removed) || !self.roster.members().all(is_there) {
+            return false;
+        }
         let mut states = self.serving().map(|member| {
             let node = &self.members[member].life.as_ref()?.node;
             let state = node.status.soft_state();
@@ -912,21 +1058,23 @@ impl World {
 
     /// Members whose log is not lost to rot.
     pub fn serving(&self) -> impl Iterator<Item = usize> {
-        (0..self.members.len()).filter(|member| self.rotten[*member] != Some(true))
+        self.present().filter(|member| self.rotten[*member] != Some(true))
     }
 
     pub fn describe(&self) -> String {
         let one = |member: &Member| match &member.life {
+            None if self.gone[member.number] => format!("{} is gone", member.number),
             None => format!("{} is down", member.number),
             Some(life) => {
                 let state = life.node.status.soft_state();
                 let applied = life.node.status.applied.load(Acquire);
                 format!(
-                    "{}: {:?} of {:x} in term {}, applied {applied}",
-                    member.number, state.role, state.leader, state.term
+                    "{}: {:x} is {:?} of {:x} in term {}, applied {applied}",
+                    member.number, member.id, state.role, state.leader, state.term
                 )
             }
         };
-        self.members.iter().map(one).collect::<Vec<_>>().join("; ")
+        let members = self.members.iter().map(one).collect::<Vec<_>>().join("; ");
+        format!("{members}; voters {:x?}", self.roster.voters())
     }
 }

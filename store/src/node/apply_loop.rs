@@ -116,8 +116,15 @@ pub trait MemberChanges: Send {
 
 /// Looks on while entries are applied: the simulator's means to compare members.
 pub trait Observer: Send + Sync {
-    /// `id`: of the request, 0 if it has none. `revisions`: of the store before and after it. `auth`: after it.
-    fn applied(&self, entry: &raftpb::Entry, id: u64, result: &Answer, revisions: (i64, i64), auth: &Auth);
+    /// `id`: of the request, 0 if it has none. `revisions`: of the store before and after it. `state`: after it.
+    fn applied(
+        &self,
+        entry: &raftpb::Entry,
+        id: u64,
+        result: &Answer,
+        revisions: (i64, i64),
+        state: &Applier,
+    );
 }
 
 pub struct ApplyLoop {
@@ -252,7 +259,7 @@ impl ApplyLoop {
             compaction = applied.compaction.or(compaction);
             if let Some(observer) = &self.observer {
                 let revisions = (before, self.applier.store.revision());
-                observer.applied(entry, applied.id, &applied.result, revisions, &self.applier.auth);
+                observer.applied(entry, applied.id, &applied.result, revisions, &self.applier);
             }
             if applied.id != 0 {
                 answers.push((applied.id, applied.result));

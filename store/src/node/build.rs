@@ -21,7 +21,7 @@ use super::{
     raft_loop::{self, RaftLoop, ReadRounds},
     runtime::Runtime,
     status::Status,
-    transport::{Ask, Outbound},
+    transport::{Ask, Connections, Outbound},
     wait::Waits,
     wal_loop::{self, WalLoop},
 };
@@ -132,6 +132,7 @@ pub struct Links {
     pub outbound: Arc<dyn Outbound>,
     pub members: Box<dyn MemberChanges>,
     pub others: Arc<dyn Ask>,
+    pub connections: Arc<dyn Connections>,
     /// Absent where messages go another way.
     pub transport: Option<Transport>,
     pub runtime: Runtime,
@@ -163,7 +164,8 @@ pub fn build(
     let Found { id, cluster_id, wal, log, backend, loaded, tree_saved, leases, .. } = found;
     let Found { membership, alarms, auth, applied, .. } = found;
     let Joints { status, fatal, metrics, waits, published, ids, .. } = joints;
-    let Links { disk, outbound, members, others, transport, runtime, clock, random, drive, observer } = links;
+    let Links { disk, outbound, members, others, connections, transport, .. } = links;
+    let Links { runtime, clock, random, drive, observer, .. } = links;
     let snap_dir: PathBuf = config.member_dir_path().join("snap");
 
     // The state, and who reads it.
@@ -183,7 +185,10 @@ pub fn build(
     let store = Store::new(loaded.tree, loaded.revision, loaded.compact_revision, reader.clone(), settle());
     let lease_config = lease::Config {
         min_ttl: (config.election_timeout_ms as i64 * 3 / 2 + 999) / 1000,
-        checkpoint_interval: config.feature_gates.enabled(Feature::LeaseCheckpoint).then_some(5 * 60 * 1000),
+        checkpoint_interval: config
+            .feature_gates
+            .enabled(Feature::LeaseCheckpoint)
+            .then_some(config.lease_checkpoint_interval.as_millis() as u64),
         ..lease::Config::default()
     };
     let mut lessor = lease::Lessor::new(lease_config.clone());
@@ -259,6 +264,7 @@ pub fn build(
         shared: shared.clone(),
         transport: transport.map(OnceLock::from).unwrap_or_default(),
         others,
+        connections,
         runtime,
         clock: clock.clone(),
         started_unix_ms: joints.unix_ms,

@@ -31,7 +31,7 @@ pub async fn publish(node: Arc<Node>) {
             Err(RequestError::Stopped) => return,
             Err(error) => {
                 tracing::warn!(?error, "failed to publish local member to cluster through raft");
-                tokio::time::sleep(VERSION_POLL).await;
+                node.runtime.pause(VERSION_POLL).await;
             }
         }
     }
@@ -90,7 +90,8 @@ pub async fn monitor_version(node: Arc<Node>) {
     }
 }
 
-async fn decide_version(node: &Node) {
+/// Looks at the members' versions once, and proposes the cluster's if it should change.
+pub async fn decide_version(node: &Node) {
     let membership = node.published.membership.load_full();
     let mut versions = Vec::new();
     for member in membership.members().filter(|member| member.id != node.id) {

@@ -7,6 +7,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -40,6 +41,18 @@ pub trait Ask: Send + Sync {
 impl Ask for Client {
     fn ask<'a>(&'a self, url: &'a str, request: Request<Bytes>) -> BoxFuture<'a, Option<Response<Bytes>>> {
         Box::pin(async move { self.call(url, request).await.ok() })
+    }
+}
+
+/// Tells who is connected.
+pub trait Connections: Send + Sync {
+    /// Since when a peer has answered without a break; `None` if it does not, or is unknown.
+    fn active_since(&self, peer: u64) -> Option<Instant>;
+}
+
+impl Connections for Transport {
+    fn active_since(&self, peer: u64) -> Option<Instant> {
+        Transport::active_since(self, peer)
     }
 }
 

@@ -167,6 +167,12 @@ pub fn message_to_raft(message: raftpb::Message) -> Option<eraftpb::Message> {
     Some(raft)
 }
 
+/// A change of one member as one of several.
+pub fn conf_change_v2(change: &raftpb::ConfChange) -> raftpb::ConfChangeV2 {
+    let changes = vec![raftpb::ConfChangeSingle { r#type: change.r#type, node_id: change.node_id }];
+    raftpb::ConfChangeV2 { changes, ..Default::default() }
+}
+
 /// A conf change of either version as the `raft` crate applies it; an update of URLs changes nothing there.
 pub fn conf_change_to_raft(change: &raftpb::ConfChangeV2) -> eraftpb::ConfChangeV2 {
     use eraftpb::{ConfChangeTransition, ConfChangeType};

@@ -13,6 +13,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
+use prost::Message;
 use proto::raftpb;
 use raft::{
     Config, RawNode, StateRole,
@@ -211,7 +212,11 @@ impl Driver {
                 self.advance_applied();
                 Ok(())
             }
-            Event::ConfChange(change) => {
+            Event::ConfChange(mut change) => {
+                if mutant::on(Mutant::M2) {
+                    let removal = raftpb::ConfChangeType::ConfChangeRemoveNode as i32;
+                    change.changes.retain(|single| single.r#type != removal);
+                }
                 let change = convert::conf_change_to_raft(&change);
                 match self.node.apply_conf_change(&change) {
                     Ok(conf_state) => {
@@ -298,6 +303,16 @@ impl Driver {
             output.persist = Some(persist);
         }
         self.node.advance_append_async(ready);
+        if mutant::on(Mutant::M1)
+            && let Some(persist) = &output.persist
+        {
+            let kind = raftpb::EntryType::EntryConfChange as i32;
+            for entry in persist.entries.iter().filter(|entry| entry.r#type == kind) {
+                if let Ok(change) = raftpb::ConfChange::decode(entry.data.clone().unwrap_or_default()) {
+                    let _ = self.step(Event::ConfChange(convert::conf_change_v2(&change)));
+                }
+            }
+        }
         Some(output)
     }
 

@@ -34,8 +34,7 @@ pub async fn find(config: &Config, client: &Client) -> Result<Joined, StartError
     initial.verify(&config.name).map_err(|error| StartError(error.0))?;
     verify_advertised(config, &initial)?;
     let (cluster_id, members) = fetch(config, &initial, client).await?;
-    let id = identify(config, &initial, &members)
-        .map_err(|why| StartError(format!("error validating peerURLs {initial}: {why}")))?;
+    let Joined { id, cluster_id, members } = meet(config, &initial, cluster_id, members, resolve)?;
     for look in 1.. {
         match compatibility(id, &members, client).await {
             Compatibility::Fits => break,
@@ -47,6 +46,19 @@ pub async fn find(config: &Config, client: &Client) -> Result<Joined, StartError
             }
         }
     }
+    Ok(Joined { id, cluster_id, members })
+}
+
+/// What the `/members` of a running cluster tell a member that joins it. `resolve`: a URL with an address for its host.
+pub fn meet(
+    config: &Config,
+    initial: &InitialCluster,
+    cluster_id: u64,
+    members: Vec<Member>,
+    resolve: impl Fn(&Url) -> String,
+) -> Result<Joined, StartError> {
+    let id = identify(config, initial, &members, resolve)
+        .map_err(|why| StartError(format!("error validating peerURLs {initial}: {why}")))?;
     Ok(Joined { id, cluster_id, members })
 }
 
@@ -80,10 +92,7 @@ async fn fetch(
                 continue;
             }
         };
-        let cluster_id = answer.headers().get("x-etcd-cluster-id").and_then(|id| id.to_str().ok());
-        let cluster_id = cluster_id.and_then(|id| u64::from_str_radix(id, 16).ok());
-        let members = serde_json::from_slice::<Vec<Member>>(answer.body());
-        match (cluster_id, members) {
+        match read_members(&answer) {
             (Some(cluster_id), Ok(members)) if !members.is_empty() => return Ok((cluster_id, members)),
             (Some(_), Ok(_)) => {
                 tracing::warn!(%url, "failed to get raft cluster member(s) from the given URLs")
@@ -98,6 +107,15 @@ async fn fetch(
     ))
 }
 
+/// Cluster ID and members, as `/members` answers.
+pub fn read_members(
+    answer: &http::Response<bytes::Bytes>,
+) -> (Option<u64>, Result<Vec<Member>, serde_json::Error>) {
+    let cluster_id = answer.headers().get("x-etcd-cluster-id").and_then(|id| id.to_str().ok());
+    let cluster_id = cluster_id.and_then(|id| u64::from_str_radix(id, 16).ok());
+    (cluster_id, serde_json::from_slice(answer.body()))
+}
+
 async fn get(client: &Client, url: &str, path: &'static str) -> Result<http::Response<bytes::Bytes>, String> {
     match tokio::time::timeout(ANSWER_TIMEOUT, client.get(url, path)).await {
         Ok(Ok(answer)) if answer.status() == http::StatusCode::OK => Ok(answer),
@@ -108,11 +126,16 @@ async fn get(client: &Client, url: &str, path: &'static str) -> Result<http::Res
 }
 
 /// The ID that the cluster gave to the member of this name; every member must be listed with its URLs.
-fn identify(config: &Config, initial: &InitialCluster, members: &[Member]) -> Result<u64, String> {
+fn identify(
+    config: &Config,
+    initial: &InitialCluster,
+    members: &[Member],
+    resolve: impl Fn(&Url) -> String,
+) -> Result<u64, String> {
     if members.len() != initial.len() {
         return Err("member count is unequal".into());
     }
-    let as_set = |urls: &[Url]| urls.iter().map(resolve).collect::<BTreeSet<_>>();
+    let as_set = |urls: &[Url]| urls.iter().map(&resolve).collect::<BTreeSet<_>>();
     let mut own = None;
     for member in members {
         let urls: Result<Vec<Url>, _> = member.peer_urls.iter().map(|url| Url::parse(url)).collect();
@@ -194,11 +217,14 @@ mod tests {
     fn ids_come_from_the_members_with_the_same_urls() {
         let (config, initial) = joining("a=http://127.0.0.1:1,c=http://localhost:3");
         let members = [member(7, "http://127.0.0.1:1"), member(9, "http://127.0.0.1:3")];
-        assert_eq!(identify(&config, &initial, &members), Ok(9));
-        assert_eq!(identify(&config, &initial, &members[..1]), Err("member count is unequal".into()));
+        assert_eq!(identify(&config, &initial, &members, resolve), Ok(9));
+        assert_eq!(
+            identify(&config, &initial, &members[..1], resolve),
+            Err("member count is unequal".into())
+        );
         let others = [member(7, "http://127.0.0.1:2"), member(9, "http://127.0.0.1:3")];
         assert_eq!(
-            identify(&config, &initial, &others),
+            identify(&config, &initial, &others, resolve),
             Err("PeerURLs: no match found for existing member (7, [http://127.0.0.1:2])".into())
         );
     }
