@@ -123,7 +123,7 @@ impl Member {
             members: Box::new(Nowhere),
             others: Arc::new(Nowhere),
             transport: None,
-            runtime: Runtime::Simulated(clock.clone()),
+            runtime: Runtime::simulated(clock.clone(), 1),
             clock: clock.clone(),
             random: Box::new(|_| 0),
             observer: None,
