@@ -130,7 +130,7 @@ impl Member {
             others: Arc::new(Nowhere),
             connections: Arc::new(Nowhere),
             transport: None,
-            runtime: Runtime::Simulated(clock.clone()),
+            runtime: Runtime::simulated(clock.clone(), 1),
             clock: clock.clone(),
             random: Box::new(|_| 0),
             observer: None,

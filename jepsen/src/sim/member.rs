@@ -451,7 +451,7 @@ impl Member {
             others: calls.clone(),
             connections: contacts.clone(),
             transport: None,
-            runtime: Runtime::Simulated(clock.clone()),
+            runtime: Runtime::simulated(clock.clone(), (self.lives << 8) + self.number as u64),
             clock: clock.clone(),
             random: Box::new(move |bound| random.random_range(0..bound.max(1))),
             observer: Some(ledger.clone()),

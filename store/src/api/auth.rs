@@ -104,7 +104,7 @@ pub async fn authenticate(node: &Arc<Node>, request: pb::AuthenticateRequest) ->
                 return Err(status);
             }
         };
-        let simple_token = node.logins.token_prefix().map_err(Status::from)?;
+        let simple_token = node.logins.token_prefix(&node.runtime).map_err(Status::from)?;
         let login = pb::InternalAuthenticateRequest {
             name: request.name.clone(),
             simple_token,

@@ -73,13 +73,9 @@ impl Logins {
     }
 
     /// Letters of a new simple token; nothing where tokens are signed.
-    pub fn token_prefix(&self) -> Result<String, AuthError> {
+    pub fn token_prefix(&self, runtime: &Runtime) -> Result<String, AuthError> {
         match self.provider() {
-            Provider::Simple => {
-                let mut random = [0; 32];
-                self.random.fill(&mut random).map_err(|_| AuthError::Failed)?;
-                Ok(tokens::prefix(&random))
-            }
+            Provider::Simple => Ok(tokens::prefix(&runtime.random().ok_or(AuthError::Failed)?)),
             Provider::Jwt(_) => Ok(String::new()),
             Provider::Off => Err(AuthError::Failed),
         }
@@ -90,8 +86,7 @@ impl Logins {
         if password.len() > password::MAX_BYTES {
             return Err(AuthError::PasswordTooLong.into());
         }
-        let mut salt = [0; 16];
-        self.random.fill(&mut salt).map_err(|_| AuthError::Failed)?;
+        let salt = runtime.random().ok_or(AuthError::Failed)?;
         let cost = self.cost;
         self.bcrypt(runtime, move || password::hash(&password, cost, salt)).await
     }
