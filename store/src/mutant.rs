@@ -110,6 +110,8 @@ pub enum Mutant {
     K2,
     /// A restart completes an older snapshot than the newest.
     K3,
+    /// Learners hear of a lone voter's term before it is durable.
+    K4,
 }
 
 #[cfg(not(feature = "mutants"))]
@@ -132,7 +134,7 @@ mod switch {
     /// Stands in every binary that can be told to make mistakes, for whoever looks for it where it must not be.
     pub const MARK: &str = "keelson: this binary can make mistakes";
 
-    pub const ALL: [(Mutant, &str); 52] = [
+    pub const ALL: [(Mutant, &str); 53] = [
         (Mutant::R1, "a linearizable read is answered from the local state"),
         (Mutant::R2, "a read round is asked again with the same context"),
         (Mutant::R3, "a new leader answers reads before it has committed in its term"),
@@ -185,6 +187,7 @@ mod switch {
         (Mutant::K1, "a view that is behind is not called stale"),
         (Mutant::K2, "a member stands for election while it takes over a snapshot"),
         (Mutant::K3, "a restart completes an older snapshot than the newest"),
+        (Mutant::K4, "learners hear of a lone voter's term before it is durable"),
     ];
 
     thread_local! {

@@ -36,7 +36,7 @@ const fn bug(name: &'static str, from: &'static str, mutant: &'static str) -> Bu
 }
 
 /// As `correctness` programmes in the field number them: etcd-io/etcd's issues; the last are ours.
-const BUGS: [Bug; 34] = [
+const BUGS: [Bug; 35] = [
     bug("index-ahead-of-data", "etcd #13766, #13514: members differ after a kill under load", "A1"),
     bug("auth-not-in-the-snapshot", "etcd #14571: rules stay as they were before a snapshot", "A13"),
     bug("single-member-loses-a-write", "etcd #14370: acknowledged before the log was synced", "D2"),
@@ -78,15 +78,21 @@ const BUGS: [Bug; 34] = [
         "K2",
     ),
     bug("older-snapshot-completed", "Keelson: a restart completes an older snapshot than the newest", "K3"),
+    bug(
+        "term-before-it-is-durable",
+        "Keelson: a learner holds entries of a term that the lone voter forgot and led again",
+        "K4",
+    ),
     bug("view-not-called-stale", "Keelson: a read finds an old view", "K1"),
 ];
 
 /// Schedules that were made small once, tried first; later changes may make them miss.
-const SCHEDULES: [(&str, &str); 5] = [
+const SCHEDULES: [(&str, &str); 6] = [
     ("lease-ends-in-a-transfer", include_str!("../../schedules/lease-ends-in-a-transfer.txt")),
     ("keepalive-after-the-end", include_str!("../../schedules/keepalive-after-the-end.txt")),
     ("older-snapshot-completed", include_str!("../../schedules/older-snapshot-completed.txt")),
     ("index-before-the-snapshot", include_str!("../../schedules/index-before-the-snapshot.txt")),
+    ("term-before-it-is-durable", include_str!("../../schedules/term-before-it-is-durable.txt")),
     ("history-ahead-of-the-news", include_str!("../../schedules/history-ahead-of-the-news.txt")),
 ];
 

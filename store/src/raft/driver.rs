@@ -4,8 +4,9 @@
 //! event; `poll` then gives what is to be done until it returns `None`. The caller performs outputs in order and
 //! reports back with `Persisted` and `Applied`.
 //!
-//! What may leave before the disk: `Output::messages` (a leader's appends and heartbeats). What may not:
-//! `Persist::messages` (votes, acknowledgements), which belong to the persist they come with and to all before it.
+//! What may leave before the disk: `Output::messages` (a leader's appends and heartbeats, once its term is durable).
+//! What may not: `Persist::messages` (votes, acknowledgements, what a lone voter sends in a term that is not durable
+//! yet), which belong to the persist they come with and to all before it.
 //! Entries in `Output::committed` are durable on a quorum.
 //!
 //! Source: the asynchronous `Ready` of tikv/raft-rs `raw_node.rs`; etcd `server/etcdserver/raft.go`.
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use prost::Message;
 use proto::raftpb;
 use raft::{
-    Config, RawNode, StateRole,
+    Config, RawNode, StateRole, Storage,
     eraftpb::{self, MessageType},
 };
 
@@ -129,6 +130,9 @@ pub struct Driver {
     drawn_for: SoftState,
     drawn_timeout: usize,
     reported: SoftState,
+    /// The output whose vote or term is not durable yet, if there is one.
+    unsaved_term: Option<u64>,
+    saved_term: u64,
     /// What the state machine has applied; the crate hears of it once it knows that to be durable.
     applied: u64,
     waiting: VecDeque<raftpb::Entry>,
@@ -164,6 +168,7 @@ impl Driver {
             pre_vote: settings.pre_vote,
             ..Default::default()
         };
+        let log_term = log.initial_state()?.hard_state.term;
         let node = RawNode::new(&config, log, &slog::Logger::root(slog::Discard, slog::o!()))?;
         let none = SoftState { role: Role::Follower, leader: 0, term: u64::MAX };
         let mut driver = Driver {
@@ -173,6 +178,8 @@ impl Driver {
             drawn_for: none,
             drawn_timeout: settings.election_ticks,
             reported: none,
+            unsaved_term: None,
+            saved_term: log_term,
             applied: settings.applied,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
@@ -198,6 +205,7 @@ impl Driver {
             }
             Event::Persisted { number } => {
                 self.node.on_persist_ready(number);
+                self.unsaved_term.take_if(|unsaved| *unsaved <= number);
                 self.advance_applied();
                 Ok(())
             }
@@ -280,7 +288,6 @@ impl Driver {
                 Some((u64::from_be_bytes(read.request_ctx.as_slice().try_into().ok()?), read.index))
             })
             .collect();
-        output.messages = ready.take_messages().into_iter().map(convert::message_to_etcd).collect();
         output.committed = ready.take_committed_entries().into_iter().map(convert::entry_to_etcd).collect();
 
         let mut persist = Persist {
@@ -290,6 +297,19 @@ impl Driver {
             messages: ready.take_persisted_messages().into_iter().map(convert::message_to_etcd).collect(),
             ..Default::default()
         };
+        if let Some(state) = &persist.hard_state
+            && state.term != self.saved_term
+        {
+            (self.saved_term, self.unsaved_term) = (state.term, Some(ready.number()));
+        }
+        let messages = ready.take_messages().into_iter().map(convert::message_to_etcd);
+        // A lone voter leads as soon as it votes for itself. After a crash it might lead the same term again, and learners
+        // would hold other entries of it than those that it then writes.
+        if self.unsaved_term.is_some() && !mutant::on(Mutant::K4) {
+            persist.messages.extend(messages);
+        } else {
+            output.messages = messages.collect();
+        }
         if !ready.snapshot().is_empty() {
             let snapshot = ready.snapshot().clone();
             let metadata = snapshot.get_metadata();

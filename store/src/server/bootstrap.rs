@@ -271,7 +271,9 @@ fn restart(config: &Config, place: Place<'_>) -> Result<Found, StartError> {
     let took_over = take_over(&*disk, &*backend, snap_dir, &snapshot, &recovered.entries)?;
     finish_install(&*disk, &*backend, snap_dir, &snapshot)?;
     let membership = Membership::load(cluster_id, &*backend).map_err(failed("backend"))?;
-    if membership.members().next().is_some()
+    // One that joined and was interrupted may not have come to the entry that made it a member.
+    if config.initial_cluster_state == ClusterState::New
+        && membership.members().next().is_some()
         && membership.get(node_id).is_none()
         && !membership.is_removed(node_id)
     {
