@@ -285,7 +285,8 @@ impl RaftLoop {
         if let Some(state) = output.soft_state {
             self.soft_state(state);
         }
-        for message in output.messages.iter().filter(|it| it.r#type == MessageType::MsgSnap as i32) {
+        let messages = output.messages.iter().chain(output.persist.iter().flat_map(|it| &it.messages));
+        for message in messages.filter(|it| it.r#type == MessageType::MsgSnap as i32) {
             self.retention.sends(message.to, message.snapshot.metadata.index);
         }
         if !output.messages.is_empty() {
