@@ -6,7 +6,7 @@ use integration::binary::{self, Binary};
 use integration::client::Client;
 use integration::cluster::{Cluster, START_LIMIT, free_url};
 use integration::load::{self, Ack, Load};
-use integration::{bounded, eventually};
+use integration::{bounded, eventually, http};
 use tonic::Code;
 
 const PROGRESS_LIMIT: Duration = Duration::from_secs(60);
@@ -213,6 +213,64 @@ async fn a_newcomer_that_was_not_added_is_told_so() {
         let log = stranger.log_text();
         assert!(log.contains("error validating peerURLs"), "{log}");
         assert!(log.contains("member count is unequal"), "{log}");
+    })
+    .await;
+}
+
+/// A cluster of the newest version goes down step by step, until stock members of 3.5 may join it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_downgraded_cluster_takes_older_members() {
+    use proto::etcdserverpb::{DowngradeRequest, downgrade_request::DowngradeAction};
+    bounded(8 * START_LIMIT, async {
+        let Some(peer) = binary::peer("3.5.") else { return };
+        let flags = ["--snapshot-count=100", "--snapshot-catchup-entries=10"];
+        let mut cluster = Cluster::builder(&binary::ours(), 3).args(flags).start().await;
+        let client = cluster.client(0);
+        client.put("before", "x").await.expect("put");
+        for target in ["3.6.0", "3.5.0"] {
+            let ask = |action: DowngradeAction, version: &str| {
+                let request = DowngradeRequest { action: action as i32, version: version.into() };
+                let mut maintenance = client.maintenance.clone();
+                async move { maintenance.downgrade(request).await }
+            };
+            // At first the cluster has no version yet.
+            eventually("a refusal of two steps at once", START_LIMIT, || async {
+                match ask(DowngradeAction::Validate, "3.4.0").await.map_err(|it| it.message().to_owned()) {
+                    Err(text) if text == "etcdserver: invalid downgrade target version" => Ok(()),
+                    answer => Err(format!("{answer:?}")),
+                }
+            })
+            .await;
+            eventually("enable a downgrade", START_LIMIT, || async {
+                ask(DowngradeAction::Enable, target).await.map_err(|refused| refused.to_string())
+            })
+            .await;
+            for member in &cluster.members {
+                eventually("the end of the downgrade", START_LIMIT, || async {
+                    let get = |address, path| async move { http::get(address, path).await.map(|it| it.body) };
+                    let version = get(member.client_address(), "/version").await;
+                    let under_way = get(member.peer_address(), "/downgrade/enabled").await;
+                    let wanted = format!(r#""etcdcluster":"{target}""#);
+                    match (&version, &under_way) {
+                        (Ok(version), Ok(under_way)) if version.contains(&wanted) && under_way == "false" => {
+                            Ok(())
+                        }
+                        _ => Err(format!("{version:?}, under way: {under_way:?}")),
+                    }
+                })
+                .await;
+            }
+            client.put("during", target).await.expect("put");
+        }
+        // An older member stops where the log still says that the cluster was newer: it has to come by a snapshot.
+        let load = Load::start("load", &cluster.clients(), WORKERS);
+        load.progress(500, PROGRESS_LIMIT).await;
+        load.stop().await;
+        let id = add(&mut cluster, &peer, "older", true).await;
+        once_healthy("promote it", || client.promote_member(id)).await;
+        cluster.members.last_mut().expect("just added").ready().await;
+        cluster.client(3).put("after", "x").await.expect("put");
+        cluster.assert_equal_hashes().await;
     })
     .await;
 }

@@ -169,22 +169,27 @@ async fn from_service(config: &Config) -> Result<String, StartError> {
         own_id: Member::initial(&config.name, &peer_urls, &settings.token).id,
         own: InitialCluster::single(&config.name, &config.initial_advertise_peer_urls).to_string(),
     };
-    for (attempt, endpoint) in (1..).zip(endpoints.iter().cycle()) {
-        let tried = async {
-            let mut service = Service::open(settings, endpoint, material.clone()).await?;
-            registry.join(&mut service).await
-        };
-        let error = match tried.await {
-            Ok(cluster) => return Ok(cluster),
-            Err(Failure::Final(text)) => return Err(StartError(text.into())),
-            Err(Failure::Now(error)) => error,
-        };
-        let backoff = Duration::from_secs(1 << attempt.min(MAX_DOUBLINGS));
-        let endpoint = endpoint.authority();
-        tracing::warn!(endpoint, error, ?backoff, "retry connecting to discovery service");
+    let mut doublings = 0;
+    loop {
+        for endpoint in &endpoints {
+            let tried = async {
+                let mut service = Service::open(settings, endpoint, material.clone()).await?;
+                registry.join(&mut service).await
+            };
+            match tried.await {
+                Ok(cluster) => return Ok(cluster),
+                Err(Failure::Final(text)) => return Err(StartError(text.into())),
+                Err(Failure::Now(error)) => {
+                    let endpoint = endpoint.authority();
+                    tracing::warn!(endpoint, error, "the discovery service did not answer");
+                }
+            }
+        }
+        doublings = MAX_DOUBLINGS.min(doublings + 1);
+        let backoff = Duration::from_secs(1 << doublings);
+        tracing::warn!(?backoff, "retry connecting to discovery service");
         tokio::time::sleep(backoff).await;
     }
-    Err(StartError("discovery has no endpoint".into()))
 }
 
 /// What one member does in the registry of its cluster.
