@@ -62,8 +62,8 @@ pub trait Backend: Read {
     fn write(&self, batch: &Batch) -> Result<()>;
     /// Makes everything written so far durable.
     fn flush(&self) -> Result<()>;
-    /// Removes keys from `start` to `end` of a bucket, in one step.
-    fn delete_range(&self, bucket: Bucket, start: &[u8], end: &[u8]) -> Result<()>;
+    /// Empties a bucket; a crash may leave any part of it.
+    fn clear(&self, bucket: Bucket) -> Result<()>;
     /// Fills a bucket that holds no key at or above those to come, faster than batches would.
     fn fill(&self, bucket: Bucket) -> Result<Box<dyn Fill + '_>>;
     /// A frozen view that later writes do not change.

@@ -272,6 +272,7 @@ enum Change {
 struct Logged {
     data: Bytes,
     result: Result<Option<pb::TxnResponse>, String>,
+    at_new_version: bool,
 }
 
 /// The side of a run that is about rights.
@@ -335,7 +336,7 @@ impl Guard {
     /// An entry that was applied for the first time.
     pub fn applied(&mut self, applied: &Applied) {
         let (data, result) = (applied.data.clone(), applied.result.clone());
-        self.log.insert(applied.index, Logged { data, result });
+        self.log.insert(applied.index, Logged { data, result, at_new_version: applied.at_new_version });
     }
 
     fn choose(&mut self) -> Change {
@@ -721,13 +722,13 @@ impl Rights {
         let Diary { by, passwords, logins, looks } = self.diary;
         let placed = |by: &By| By { op: by.op.map(|op| places[op.0 as usize]), ..by.clone() };
         let (mut log, mut set) = (BTreeMap::new(), BTreeMap::new());
-        for (index, Logged { data, result }) in self.log {
+        for (index, Logged { data, result, at_new_version }) in self.log {
             let Ok(request) = pb::InternalRaftRequest::decode(data) else { continue };
             let Some(id) = request.header.as_ref().map(|header| header.id) else { continue };
             if let Some(password) = passwords.get(&id) {
                 set.insert(index, password.clone());
             }
-            log.insert(index, Entry { request, result, by: by.get(&id).map(placed) });
+            log.insert(index, Entry { request, result, by: by.get(&id).map(placed), at_new_version });
         }
         let followed = check::follow(&log, &set, &logins)?;
         looks.into_iter().try_for_each(|look| {

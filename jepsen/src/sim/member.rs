@@ -172,6 +172,7 @@ pub struct Applied {
     /// What it asked for; the text of a refusal, or a transaction's answer.
     pub data: Bytes,
     pub result: Result<Option<pb::TxnResponse>, String>,
+    pub at_new_version: bool,
     /// The members after a change of them.
     pub configuration: Option<Configuration>,
 }
@@ -220,6 +221,7 @@ impl Observer for Tray<Applied> {
             ended,
             data: entry.data.clone().unwrap_or_default(),
             result: told,
+            at_new_version: state.membership.all_are_new(),
             configuration,
         }]);
     }

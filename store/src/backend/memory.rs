@@ -24,7 +24,7 @@ struct State {
 
 enum Change {
     Batch(Batch),
-    DeleteRange(Bucket, Vec<u8>, Vec<u8>),
+    Clear(Bucket),
 }
 
 #[derive(Default)]
@@ -89,9 +89,7 @@ fn apply(buckets: &mut Buckets, change: &Change) {
                 };
             }
         }
-        Change::DeleteRange(bucket, start, end) => {
-            buckets.retain(|(of, key), _| of != bucket || key < start || key >= end);
-        }
+        Change::Clear(bucket) => buckets.retain(|(of, _), _| of != bucket),
     }
 }
 
@@ -200,8 +198,8 @@ impl Backend for Memory {
         Ok(())
     }
 
-    fn delete_range(&self, bucket: Bucket, start: &[u8], end: &[u8]) -> Result<()> {
-        self.state().change(Change::DeleteRange(bucket, start.to_vec(), end.to_vec()))
+    fn clear(&self, bucket: Bucket) -> Result<()> {
+        self.state().change(Change::Clear(bucket))
     }
 
     fn fill(&self, bucket: Bucket) -> Result<Box<dyn Fill + '_>> {

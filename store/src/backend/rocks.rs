@@ -57,6 +57,11 @@ impl From<rocksdb::Error> for BackendError {
 impl Rocks {
     /// Opens or creates the buckets in `dir`.
     pub fn open(dir: &Path, settings: Settings) -> Result<Arc<Rocks>> {
+        // A crash may have left it, and the space may be needed.
+        match remove(&dir.join(FILL_DIR)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
         let mut options = options(settings);
         options.create_if_missing(true);
         options.create_missing_column_families(true);
@@ -256,7 +261,14 @@ impl Fill for Filling<'_> {
             let (family, files) = (self.rocks.family(self.bucket), std::mem::take(&mut self.written));
             self.rocks.db.ingest_external_file_cf_opts(family, &options, files)?;
         }
-        remove(&self.dir).map_err(failed)
+        Ok(())
+    }
+}
+
+impl Drop for Filling<'_> {
+    fn drop(&mut self) {
+        // What stays is removed at the next start.
+        let _ = remove(&self.dir);
     }
 }
 
@@ -280,17 +292,23 @@ impl Backend for Rocks {
         Ok(self.db.flush_cfs_opt(&families, &options)?)
     }
 
-    fn delete_range(&self, bucket: Bucket, start: &[u8], end: &[u8]) -> Result<()> {
-        Ok(self.db.delete_range_cf_opt(self.family(bucket), start, end, &self.write_options)?)
+    fn clear(&self, bucket: Bucket) -> Result<()> {
+        let family = self.family(bucket);
+        let Some((first, _)) = self.seek(bucket, &[])? else { return Ok(()) };
+        let mut last = self.db.raw_iterator_cf(family);
+        last.seek_to_last();
+        let last = last.key().map(<[u8]>::to_vec).unwrap_or_default();
+        // Whole files first. The rest must leave the upper levels, or files that fill the bucket could not go to the last.
+        self.db.delete_file_in_range_cf(family, &first, &last)?;
+        self.db.delete_range_cf_opt(family, &first, &last, &self.write_options)?;
+        self.db.delete_cf_opt(family, &last, &self.write_options)?;
+        self.flush()?;
+        self.db.compact_range_cf(family, None::<&[u8]>, None::<&[u8]>);
+        Ok(())
     }
 
     fn fill(&self, bucket: Bucket) -> Result<Box<dyn Fill + '_>> {
         let dir = self.db.path().join(FILL_DIR);
-        // A crash may have left one.
-        match remove(&dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
-        }
         fs::create_dir(&dir).map_err(failed)?;
         Ok(Box::new(Filling { rocks: self, bucket, dir, written: Vec::new(), open: None }))
     }
@@ -330,7 +348,7 @@ mod tests {
         let mut batch = Batch::default();
         batch.put(Bucket::Key, &5_u64.to_be_bytes(), b"old");
         rocks.write(&batch).unwrap();
-        rocks.delete_range(Bucket::Key, &[], &[0xff; 9]).unwrap();
+        rocks.clear(Bucket::Key).unwrap();
 
         let mut given_up = rocks.fill(Bucket::Key).unwrap();
         given_up.put(&1_u64.to_be_bytes(), b"never there").unwrap();

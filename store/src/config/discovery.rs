@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Config, ConfigError, refuse};
+use super::{ClusterState, Config, ConfigError, refuse};
 
 /// DNS (`srv`), or a discovery service (`endpoints` and `token`), which is an etcd.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,13 +59,13 @@ impl Discovery {
         !self.srv.is_empty() || !self.endpoints.is_empty()
     }
 
-    /// Name and password, if the service wants them.
+    /// Name and password, if both are there.
     pub fn login(&self) -> Option<(&str, &str)> {
-        match self.user.split_once(':') {
-            _ if self.user.is_empty() => None,
-            Some((name, password)) if self.password.is_empty() => Some((name, password)),
-            _ => Some((&self.user, &self.password)),
-        }
+        let (name, password) = match self.user.split_once(':') {
+            Some(both) if self.password.is_empty() => both,
+            _ => (self.user.as_str(), self.password.as_str()),
+        };
+        (!name.is_empty() && !password.is_empty()).then_some((name, password))
     }
 }
 
@@ -80,7 +80,12 @@ impl Config {
             );
         }
         if token.is_empty() != endpoints.is_empty() {
-            return refuse("--discovery-token and --discovery-endpoints must both be set, or neither");
+            return refuse("both --discovery-token and --discovery-endpoints must be set");
+        }
+        if !endpoints.is_empty() && self.initial_cluster_state == ClusterState::Existing {
+            return refuse(
+                "--discovery-endpoints founds new clusters; to join a running one, name its members in --initial-cluster",
+            );
         }
         if cert_file.is_empty() != key_file.is_empty() {
             return refuse("--discovery-cert and --discovery-key must both be set, or neither");

@@ -288,7 +288,7 @@ fn harmless_values_of_missing_features_pass() {
             "--enable-v2=f",
             "--proxy",
             "off",
-            "--discovery-fallback=exit",
+            "--discovery-fallback=proxy",
             "--max-snapshots",
             "5",
             "--snapshot",
@@ -321,7 +321,7 @@ fn discovery_has_one_source() {
 
     let both = ["--discovery-srv=example.com", "--initial-cluster=default=http://localhost:2380"];
     assert!(refusal(&both, &[]).1.contains("multiple discovery or bootstrap flags are set"));
-    assert!(refusal(&["--discovery-token=t"], &[]).1.contains("must both be set"));
+    assert!(refusal(&["--discovery-token=t"], &[]).1.contains("must be set"));
     assert!(refusal(&["--discovery=https://discovery.etcd.io/t"], &[]).1.contains("v2 discovery"));
 }
 
@@ -558,7 +558,7 @@ fn wrong_files_are_refused() {
         ),
         (
             "discovery-config: {client: {endpoints: [a]}}",
-            "--discovery-token and --discovery-endpoints must both be set, or neither",
+            "both --discovery-token and --discovery-endpoints must be set",
         ),
         (
             "election-timeout: 100",

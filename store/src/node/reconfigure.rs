@@ -54,26 +54,30 @@ impl Node {
     /// Removes a member for ever.
     pub async fn member_remove(&self, id: u64) -> Result<Vec<pb::Member>, RequestError> {
         self.check_removal(id)?;
-        if self.status.leader() == id {
-            self.succeed(id).await?;
-        }
+        self.succeed(id).await?;
         self.configure(ConfChangeType::ConfChangeRemoveNode, id, String::new()).await
     }
 
-    /// Lets another voter lead. A leader that carries out its own removal stops, perhaps before the last of two voters
-    /// has learned that it is alone now; which would then wait for it for ever.
+    /// Lets the other of two voters lead. A leader that carries out its own removal stops, perhaps before the last voter
+    /// has learned that it is alone now; which would then wait for it for ever. Of more than two, the rest can elect.
     async fn succeed(&self, leader: u64) -> Result<(), RequestError> {
         let membership = self.published.membership.load_full();
-        let mut others = membership.voters().filter(|it| it.id != leader && self.is_connected_to(it.id));
-        let Some(successor) = others.next() else { return Ok(()) };
+        let others: Vec<u64> = membership.voters().map(|it| it.id).filter(|id| *id != leader).collect();
+        let [successor] = others[..] else { return Ok(()) };
+        let leads = membership.get(leader).is_some() && self.status.leader() == leader;
+        if !leads || !self.is_connected_to(successor) {
+            return Ok(());
+        }
+        self.check_load()?;
         let mut changes = self.status.watch();
-        self.event(Event::TransferLeader { to: successor.id })?;
-        let timeout = self.config.request_timeout();
+        self.event(Event::TransferLeader { to: successor })?;
+        let limit = Duration::from_millis(self.config.election_timeout_ms * 3 / 2);
         let handed_over = changes.wait_for(|state| state.leader != 0 && state.leader != leader);
-        match self.runtime.within(timeout, handed_over).await {
-            Some(Ok(_)) => Ok(()),
-            Some(Err(_)) => Err(RequestError::Stopped),
-            None => Err(RequestError::TransferTimeout),
+        match self.runtime.within(limit, handed_over).await.map(|it| it.is_ok()) {
+            // Until it has committed in its term, the new leader drops changes of members.
+            Some(true) => self.read_index().await,
+            Some(false) => Err(RequestError::Stopped),
+            None => Ok(()),
         }
     }
 

@@ -279,20 +279,8 @@ pub fn verify(file: &impl ReadAt) -> Result<(), SnapshotError> {
     })
 }
 
-/// Few keys are above it, and those are deleted one by one.
-const RANGE_END: [u8; 64] = [0xff; 64];
-
-fn delete_from(backend: &dyn Backend, bucket: Bucket, start: &[u8]) -> Result<(), SnapshotError> {
-    let mut batch = Batch::default();
-    backend.scan(bucket, start, None, &mut |key, _| {
-        batch.delete(bucket, key);
-        ControlFlow::Continue(())
-    })?;
-    Ok(backend.write(&batch)?)
-}
-
-/// Replaces everything in `backend` by the file, which `verify` must have found whole before. `metadata`: what it
-/// stands for. `named`: what the members told of themselves, where the file may not have it.
+/// Replaces everything in `backend` by the file; what fails half-way has to be done again before anything else.
+/// `metadata`: what the file stands for. `named`: what the members told of themselves, where the file may not have it.
 pub fn install(
     backend: &dyn Backend,
     metadata: &raftpb::SnapshotMetadata,
@@ -305,10 +293,8 @@ pub fn install(
     backend.flush()?;
     for bucket in Bucket::ALL {
         // The mark itself lives in `meta`, which is small: its keys are deleted one by one below.
-        let is_empty = backend.seek(bucket, &[])?.is_none();
-        if bucket != Bucket::Meta && !is_empty && !mutant::on(Mutant::A4) {
-            backend.delete_range(bucket, &[], &RANGE_END)?;
-            delete_from(backend, bucket, &RANGE_END)?;
+        if bucket != Bucket::Meta && !mutant::on(Mutant::A4) {
+            backend.clear(bucket)?;
         }
     }
     let mut old = Vec::new();

@@ -63,14 +63,17 @@ impl Retention {
 
     /// Up to where the log can go, if it is worth it.
     pub fn cut(&self, log: &Log, applied: u64) -> Option<u64> {
-        if log.size_bytes() > self.max_bytes {
-            return Some(applied);
-        }
-        if applied.saturating_sub(log.first()) <= self.catch_up_entries + self.snapshot_count {
+        let usual = applied.saturating_sub(self.catch_up_entries);
+        let index = if log.size_bytes() > self.max_bytes {
+            // What is usually kept may be too much by itself.
+            if usual >= log.first() { usual } else { applied }
+        } else if applied.saturating_sub(log.first()) > self.catch_up_entries + self.snapshot_count {
+            // Who needs what is gone already will get another snapshot anyway.
+            let held = self.sent.values().map(|sent| sent.index).filter(|index| index + 1 >= log.first());
+            held.min().unwrap_or(usual).min(usual)
+        } else {
             return None;
-        }
-        let lowest = self.sent.values().map(|sent| sent.index).min().unwrap_or(u64::MAX);
-        let index = lowest.min(applied - self.catch_up_entries);
+        };
         (index >= log.first()).then_some(index)
     }
 }
@@ -135,7 +138,18 @@ mod tests {
     fn nothing_is_kept_for_former_followers_nor_beyond_the_bound_on_memory() {
         let mut subject = retention();
         subject.sends(FOLLOWER, 200);
-        assert_eq!(subject.cut(&log(1001), 1001), Some(1001));
+        let mut large = log(1001);
+        assert_eq!(subject.cut(&large, 1001), Some(991), "for those that lag little");
+        large.compact(991);
+        let entry = |index| Entry { index, term: 1, data: vec![0; 5000].into(), ..Entry::default() };
+        large.append(&(1002..=1005).map(entry).collect::<Vec<_>>());
+        assert_eq!(subject.cut(&large, 1001), Some(1001), "even those");
+        large.compact(1001);
+        large.append(
+            &(1006..=1100).map(|index| Entry { index, term: 1, ..Entry::default() }).collect::<Vec<_>>(),
+        );
+        large.compact(1005);
+        assert_eq!(subject.cut(&large, 1100), Some(1090), "what is gone helps nobody");
         subject.tick(|_| None);
         assert_eq!(subject.cut(&log(500), 500), Some(490));
     }

@@ -19,7 +19,7 @@ use proto::etcdserverpb::{
 };
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 use tonic::{
-    Request, Status,
+    Code, Request, Status,
     metadata::{Ascii, MetadataValue},
     transport::{Channel, Endpoint},
 };
@@ -35,6 +35,8 @@ use crate::{
 const REGISTRY: &str = "/_etcd/registry";
 /// Pauses double from two seconds on, this often.
 const MAX_DOUBLINGS: u32 = 8;
+/// Servers of the other kind end connections with more pings; its clients make no more either.
+const MIN_PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Settles who founds the cluster, where that is to be discovered.
 pub async fn settle(config: &mut Config) -> Result<(), StartError> {
@@ -53,10 +55,9 @@ async fn from_dns(config: &Config) -> Result<String, StartError> {
     let suffix = if srv_name.is_empty() { String::new() } else { format!("-{srv_name}") };
     let mut own = HashMap::new();
     for url in &config.initial_advertise_peer_urls {
-        own.insert(
-            resolve(url.host(), url.port()).await.map_err(failed("cannot resolve an advertised peer URL"))?,
-            url,
-        );
+        let addresses = resolve(url.host(), url.port()).await;
+        let addresses = addresses.map_err(failed("cannot resolve an advertised peer URL"))?;
+        own.extend(addresses.into_iter().map(|address| (address, url)));
     }
     let (mut found, mut errors) = (Vec::new(), Vec::new());
     for (scheme, service) in
@@ -67,25 +68,25 @@ async fn from_dns(config: &Config) -> Result<String, StartError> {
         let targets = match answer.unwrap_or_else(|error| Err(error.to_string())) {
             Ok(targets) => targets,
             Err(error) => {
+                tracing::info!(service, error, "DNS names nobody for this service");
                 errors.push(format!("error querying DNS SRV records for _{service} {error}"));
                 continue;
             }
         };
         let mut unnamed = 0;
         for (host, port) in targets {
-            let address = match resolve(&host, port).await {
-                Ok(address) => address,
-                Err(error) => {
-                    errors.push(format!("{host}: {error}"));
-                    continue;
-                }
-            };
             let url = format!("{scheme}://{host}:{port}");
-            let name = match own.get(&address) {
+            // Left out here and not by others, it would make this a cluster of its own.
+            let addresses = resolve(&host, port).await.map_err(|error| {
+                StartError(format!("cannot resolve {url}, which DNS names for {service}: {error}"))
+            })?;
+            let name = match addresses.iter().find_map(|address| own.get(address)) {
                 Some(own) if own.scheme().as_str() != scheme => {
-                    errors.push(format!(
+                    let error = format!(
                         "bootstrap at {url} from DNS for {service} has scheme mismatch with expected peer {own}"
-                    ));
+                    );
+                    tracing::warn!(error, "ignored what DNS names");
+                    errors.push(error);
                     continue;
                 }
                 Some(_) => config.name.clone(),
@@ -113,9 +114,8 @@ async fn from_dns(config: &Config) -> Result<String, StartError> {
     }
 }
 
-async fn resolve(host: &str, port: u16) -> std::io::Result<SocketAddr> {
-    let mut addresses = tokio::net::lookup_host((host, port)).await?;
-    addresses.next().ok_or_else(|| std::io::ErrorKind::NotFound.into())
+async fn resolve(host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
+    Ok(tokio::net::lookup_host((host, port)).await?.collect())
 }
 
 fn joined(members: impl Iterator<Item = String>) -> String {
@@ -128,6 +128,8 @@ enum Failure {
     /// Asking again will not help.
     Final(&'static str),
     Now(String),
+    /// It had answered before.
+    Lost(String),
 }
 
 impl From<Status> for Failure {
@@ -151,10 +153,8 @@ async fn from_service(config: &Config) -> Result<String, StartError> {
             (false, true) => format!("http://{endpoint}"),
             (false, false) => format!("https://{endpoint}"),
         };
-        endpoints.push(
-            PeerUrl::parse(&text)
-                .map_err(|error| StartError(format!("discovery endpoint {text}: {}", error.0)))?,
-        );
+        endpoints
+            .push(PeerUrl::parse(&text).map_err(|error| StartError(format!("discovery endpoint: {error}")))?);
     }
     let material = match endpoints.iter().any(PeerUrl::is_tls) {
         true => {
@@ -182,6 +182,11 @@ async fn from_service(config: &Config) -> Result<String, StartError> {
                 Err(Failure::Now(error)) => {
                     let endpoint = endpoint.authority();
                     tracing::warn!(endpoint, error, "the discovery service did not answer");
+                }
+                Err(Failure::Lost(error)) => {
+                    doublings = 0;
+                    let endpoint = endpoint.authority();
+                    tracing::warn!(endpoint, error, "lost the discovery service");
                 }
             }
         }
@@ -225,7 +230,10 @@ impl Registry {
                 };
             }
             tracing::info!(size, found = founders.len(), "waiting for peers from discovery service");
-            service.change(&self.members(), revision + 1).await?;
+            service.change(&self.members(), revision + 1).await.map_err(|failure| match failure {
+                Failure::Now(error) => Failure::Lost(error),
+                failure => failure,
+            })?;
         }
     }
 
@@ -258,11 +266,13 @@ impl Service {
         url: &PeerUrl,
         tls: Option<Arc<rustls::ClientConfig>>,
     ) -> Result<Service, Failure> {
-        let endpoint = Endpoint::from_shared(format!("http://{}", url.authority()))
+        let mut endpoint = Endpoint::from_shared(format!("http://{}", url.authority()))
             .map_err(|error| Failure::Now(error.to_string()))?
             .connect_timeout(settings.dial_timeout)
-            .http2_keep_alive_interval(settings.keepalive_time)
             .keep_alive_timeout(settings.keepalive_timeout);
+        if !settings.keepalive_time.is_zero() {
+            endpoint = endpoint.http2_keep_alive_interval(settings.keepalive_time.max(MIN_PING_INTERVAL));
+        }
         let url = url.clone();
         let connector = tower::service_fn(move |_: http::Uri| {
             let (url, tls) = (url.clone(), tls.clone().filter(|_| url.is_tls()));
@@ -287,8 +297,20 @@ impl Service {
         };
         if let Some((name, password)) = settings.login() {
             let login = AuthenticateRequest { name: name.into(), password: password.into() };
-            let answer = AuthClient::new(channel).authenticate(service.request(login)).await?;
-            service.token = answer.into_inner().token.parse().ok();
+            match AuthClient::new(channel).authenticate(service.request(login)).await {
+                Ok(answer) => {
+                    let token = answer.into_inner().token.parse();
+                    let token =
+                        token.map_err(|_| Failure::Final("discovery: a token that cannot be sent"))?;
+                    service.token = Some(token);
+                }
+                // Nobody has to log in.
+                Err(refused) if refused.code() == Code::FailedPrecondition => {}
+                Err(refused) if refused.code() == Code::InvalidArgument => {
+                    return Err(Failure::Final("discovery: the service refuses user or password"));
+                }
+                Err(failed) => return Err(failed.into()),
+            }
         }
         Ok(service)
     }

@@ -99,6 +99,8 @@ fn stored(
     let database = Database::new(file).map_err(|error| error.to_string())?;
     let bucket = database.bucket(Bucket::Meta.name().as_bytes()).map_err(|error| error.to_string())?;
     let bucket = bucket.ok_or("it has no bucket `meta`")?;
+    let history = database.bucket(Bucket::Key.name().as_bytes()).map_err(|error| error.to_string())?;
+    history.ok_or("it has no bucket `key`")?;
     let get = |key: &[u8]| database.get(&bucket, key).map_err(|error| error.to_string());
     let number = |value: Option<Vec<u8>>| value.and_then(|it| Some(u64::from_be_bytes(it.try_into().ok()?)));
     let index = number(get(meta::CONSISTENT_INDEX)?).unwrap_or(0).max(marker.index);

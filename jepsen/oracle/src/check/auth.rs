@@ -22,6 +22,8 @@ pub struct Entry {
     pub result: Result<Option<TxnResponse>, String>,
     /// Of the client operation that it was proposed for.
     pub by: Option<By>,
+    /// Whether the cluster's version was 3.6 or later.
+    pub at_new_version: bool,
 }
 
 /// The client behind an entry or a read.
@@ -76,6 +78,17 @@ fn wrong(by: Option<&By>, what: String) -> Violation {
     Violation::new(what, by.and_then(|by| by.op))
 }
 
+/// Entries that may come between what a proposer saw and the place of its entry.
+const IN_FLIGHT: u64 = 256;
+
+impl Followed {
+    fn was_off_lately(&self, index: u64) -> bool {
+        let from = index.saturating_sub(IN_FLIGHT);
+        let before = self.0.range(..from).next_back();
+        before.into_iter().chain(self.0.range(from..index)).any(|(_, rights)| !rights.is_enabled())
+    }
+}
+
 /// Walks the log, by index. `passwords`: which one each entry that sets one sets; `logins`: by which one somebody got the
 /// token of an entry.
 pub fn follow(
@@ -90,6 +103,7 @@ pub fn follow(
     for (&index, entry) in log {
         let header = entry.request.header.clone().unwrap_or_default();
         let who = Who { name: &header.username, revision: header.auth_revision };
+        rights.root_at_once = entry.at_new_version;
         let must = rights.permits(who, &entry.request);
         let denied = entry.result.as_ref().err().filter(|text| DENIALS.contains(&text.as_str()));
         // Who manages may be told that a user is not there where that is no question of rights.
@@ -116,8 +130,11 @@ pub fn follow(
         }
         if let Some(by) = &entry.by {
             named_right(&rights, index, who, entry, by, &followed)?;
-        } else if denied.is_some_and(|text| text != OLD) {
-            // As of an old revision even root is refused, in a cluster of an older version.
+        } else if denied.is_some_and(|text| {
+            // As of an old revision even root is refused, in a cluster of an older version; and authentication may have
+            // been off when the entry was proposed.
+            text != OLD && !(text == NOBODY && followed.was_off_lately(index))
+        }) {
             return Err(wrong(None, format!("{}: the cluster itself was refused", described())));
         }
         if let (Some(login), Some(password)) = (&entry.request.authenticate, logins.get(&index)) {

@@ -48,8 +48,8 @@ pub struct Who<'a> {
 pub struct Rights {
     enabled: bool,
     revision: u64,
-    /// The cluster is at version 3.6: root may use any lease, whatever it is known as of.
-    root_at_once: bool,
+    /// The cluster is at version 3.6 or later: root may use any lease, whatever it is known as of.
+    pub root_at_once: bool,
     /// The roles of each user.
     users: BTreeMap<String, BTreeSet<String>>,
     roles: BTreeMap<String, Vec<Permission>>,
@@ -184,9 +184,6 @@ impl Rights {
                 for key in self.leases.remove(&revoke.id).unwrap_or_default() {
                     self.attached.remove(&key);
                 }
-            }
-            InternalRaftRequest { cluster_version_set: Some(set), .. } => {
-                self.root_at_once = set.ver.starts_with("3.6");
             }
             _ if manages(request) => self.manage(index, request),
             _ => {}

@@ -94,7 +94,7 @@ impl Log {
             pb::InternalRaftRequest { auth_enable: Some(pb::AuthEnableRequest {}), ..empty() },
         ] {
             let index = log.entries.len() as u64 + 2;
-            log.entries.insert(index, Entry { request, result: Ok(None), by: None });
+            log.entries.insert(index, Entry { request, result: Ok(None), by: None, at_new_version: false });
         }
         log.passwords.insert(4, "p".into());
         for (index, name, password) in [(9, "u", "p"), (10, "root", "q")] {
@@ -104,8 +104,15 @@ impl Log {
                 ..Default::default()
             };
             let request = pb::InternalRaftRequest { authenticate: Some(authenticate), ..empty() };
-            log.entries
-                .insert(index, Entry { request, result: Ok(None), by: Some(By { op: None, user: None }) });
+            log.entries.insert(
+                index,
+                Entry {
+                    request,
+                    result: Ok(None),
+                    by: Some(By { op: None, user: None }),
+                    at_new_version: false,
+                },
+            );
             if name == "u" {
                 log.logins.insert(index, password.to_owned());
             }
@@ -124,7 +131,7 @@ impl Log {
         let header = pb::RequestHeader { id: index, username: who.0.into(), auth_revision: who.1 };
         let request = pb::InternalRaftRequest { header: Some(header), ..request };
         let result = result.map(|()| None).map_err(str::to_owned);
-        self.entries.insert(index, Entry { request, result, by });
+        self.entries.insert(index, Entry { request, result, by, at_new_version: false });
     }
 
     fn put(&mut self, key: &'static str, who: (&str, u64), by: Option<By>, result: Result<(), &str>) {

@@ -261,7 +261,7 @@ pub static FLAGS: &[Flag] = &[
     ),
     unsupported("discovery", Group::Clustering, &[], V2_DISCOVERY),
     unsupported("discovery-proxy", Group::Clustering, &[], V2_DISCOVERY),
-    unsupported("discovery-fallback", Group::Clustering, &["exit"], PROXY),
+    unsupported("discovery-fallback", Group::Clustering, &["exit", "proxy"], PROXY),
     Flag::new("discovery-srv", Group::Clustering, Kind::Text(|c| &mut c.discovery.srv), "Domain whose DNS SRV records name the members of a new cluster."),
     Flag::new("discovery-srv-name", Group::Clustering, Kind::Text(|c| &mut c.discovery.srv_name), "Suffix of the service asked for in DNS."),
     Flag::new("discovery-token", Group::Clustering, Kind::Text(|c| &mut c.discovery.token), "Token of the new cluster at the discovery service.").in_file(DISCOVERY, "token"),
