@@ -275,8 +275,13 @@ impl Rights {
             }
             InternalRaftRequest { auth_role_grant_permission: Some(grant), .. } => {
                 if let (Some(held), Some(given)) = (self.roles.get_mut(&grant.name), &grant.perm) {
-                    held.retain(|it| (&it.key, &it.range_end) != (&given.key, &given.range_end));
-                    held.push(given.clone());
+                    // etcd compares with the oldest permission of the key alone: of others there may be two of a range.
+                    match held.iter_mut().find(|it| it.key == given.key) {
+                        Some(oldest) if oldest.range_end == given.range_end => {
+                            oldest.perm_type = given.perm_type;
+                        }
+                        _ => held.push(given.clone()),
+                    }
                 }
             }
             InternalRaftRequest { auth_role_revoke_permission: Some(revoke), .. } => {
