@@ -434,6 +434,10 @@ impl Driver {
             self.waiting.extend(entries);
             return Ok(());
         }
+        let entries = self.hand_over_first(entries);
+        if entries.is_empty() {
+            return Err(StepError::Refused);
+        }
         let mut message = eraftpb::Message {
             msg_type: MessageType::MsgPropose,
             from: self.node.raft.id,
@@ -443,7 +447,31 @@ impl Driver {
         self.node.step(message).map_err(|_| StepError::Refused)
     }
 
-    fn message(&mut self, message: raftpb::Message) -> Result<(), StepError> {
+    /// What may be proposed of `entries`. A leader of two voters that carries out its own removal stops, perhaps before
+    /// the other has learned that it is alone, which would then wait for it for ever: it lets the other lead instead.
+    fn hand_over_first(&mut self, mut entries: Vec<raftpb::Entry>) -> Vec<raftpb::Entry> {
+        let raft = &self.node.raft;
+        let own = raft.id;
+        let voters: Vec<u64> = raft.prs().conf().voters().ids().iter().collect();
+        let [one, other] = voters[..] else { return entries };
+        let before = entries.len();
+        if raft.state == StateRole::Leader && (one == own || other == own) {
+            entries.retain(|entry| !removes(entry, own));
+        }
+        if entries.len() < before {
+            self.node.transfer_leader(if one == own { other } else { one });
+        }
+        entries
+    }
+
+    fn message(&mut self, mut message: raftpb::Message) -> Result<(), StepError> {
+        if message.r#type == raftpb::MessageType::MsgProp as i32 {
+            let is_empty = message.entries.is_empty();
+            message.entries = self.hand_over_first(message.entries);
+            if message.entries.is_empty() && !is_empty {
+                return Err(StepError::Refused);
+            }
+        }
         let message =
             convert::message_to_raft(message).ok_or(StepError::BadMessage("unknown message type"))?;
         self.check(&message).map_err(StepError::BadMessage)?;
@@ -532,6 +560,19 @@ impl Driver {
 }
 
 /// Refuses a configuration that the crate could not restore: somebody votes, and nobody is in it twice.
+/// Whether an entry takes a member out of the cluster.
+fn removes(entry: &raftpb::Entry, id: u64) -> bool {
+    let removal = raftpb::ConfChangeType::ConfChangeRemoveNode as i32;
+    let data = entry.data.clone().unwrap_or_default();
+    match raftpb::EntryType::try_from(entry.r#type) {
+        Ok(raftpb::EntryType::EntryConfChange) => raftpb::ConfChange::decode(data)
+            .is_ok_and(|change| change.r#type == removal && change.node_id == id),
+        Ok(raftpb::EntryType::EntryConfChangeV2) => raftpb::ConfChangeV2::decode(data)
+            .is_ok_and(|change| change.changes.iter().any(|it| it.r#type == removal && it.node_id == id)),
+        _ => false,
+    }
+}
+
 fn check_snapshot(metadata: &eraftpb::SnapshotMetadata) -> Result<(), &'static str> {
     let exists = |number: u64| (1..=MAX_NUMBER).contains(&number);
     if !exists(metadata.index) || !exists(metadata.term) {

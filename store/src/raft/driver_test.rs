@@ -451,6 +451,26 @@ fn settled() -> Cluster {
 }
 
 #[test]
+fn a_leader_of_two_hands_over_instead_of_removing_itself() {
+    for asked in ["1", "2"] {
+        let mut cluster = Cluster::default();
+        cluster.command("cluster", &["2"]);
+        cluster.command("campaign", &["1"]);
+        cluster.command("run", &[]);
+        for leader in [2, 1] {
+            cluster.command("change", &[asked, "v1", "remove", if leader == 2 { "1" } else { "2" }]);
+            cluster.command("run", &[]);
+            let driver = &cluster.nodes[&leader].driver;
+            assert_eq!(driver.soft_state().role, Role::Leader, "asked {asked}");
+            assert_eq!(driver.conf_state().voters, [1, 2]);
+        }
+        cluster.command("change", &[asked, "v1", "remove", "2"]);
+        cluster.command("run", &[]);
+        assert_eq!(cluster.nodes[&1].driver.conf_state().voters, [1]);
+    }
+}
+
+#[test]
 fn a_member_that_installs_a_snapshot_does_not_stand_for_election() {
     let conf_state = raftpb::ConfState { voters: vec![1, 2, 3], ..Default::default() };
     let disk = Disk { applied: (0, 0, conf_state.clone()), ..Disk::default() };
