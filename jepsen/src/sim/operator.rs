@@ -7,7 +7,7 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll, Waker},
 };
 
@@ -144,17 +144,11 @@ impl World {
     }
 
     fn next_step(&mut self, operator: &mut Operator) -> Option<Step> {
-        let Some(listed) = operator.listed.take() else { return Some(Step::List) };
+        // Without these a cluster may have no leader who could list its members: the newest view will do.
+        let known = self.newest_members();
         let slot = |id| self.by_id.get(&id).copied();
-        if let Some(added) = listed.iter().find(|it| slot(it.id).is_none()) {
-            // Some do not wait, and must be refused.
-            return Some(match added.is_learner && operator.random.random_bool(0.2) {
-                true => Step::Promote(added.id),
-                false => Step::Start(added.clone()),
-            });
-        }
-        // It goes where the cluster looks for it.
-        let moved = listed.iter().find_map(|it| {
+        // It goes where the others look for it.
+        let moved = known.iter().find_map(|it| {
             let (at, url) = (slot(it.id)?, it.peer_ur_ls.first()?);
             (self.members[at].url != *url && !self.gone[at]).then(|| (at, url.clone()))
         });
@@ -162,6 +156,19 @@ impl World {
             self.probe("member moved");
             self.relocate(member, &url);
             return None;
+        }
+        if self.calm
+            && let Some(added) = known.iter().find(|it| slot(it.id).is_none())
+        {
+            return Some(Step::Start(added.clone()));
+        }
+        let Some(listed) = operator.listed.take() else { return Some(Step::List) };
+        if let Some(added) = listed.iter().find(|it| slot(it.id).is_none()) {
+            // Some do not wait, and must be refused.
+            return Some(match added.is_learner && operator.random.random_bool(0.2) {
+                true => Step::Promote(added.id),
+                false => Step::Start(added.clone()),
+            });
         }
         if let Some(lost) = listed.iter().find(|it| slot(it.id).is_some_and(|at| self.gone[at])) {
             return Some(Step::Remove(lost.id));
@@ -181,7 +188,10 @@ impl World {
                 let url = operator.addresses.pop().unwrap_or_else(|| peer_url(self.members.len()));
                 Some(Step::Add { url, is_learner: operator.random.random_bool(0.7) })
             }
-            Kind::Resize(size) if voters.len() as u64 > size => {
+            // Never to one: if that one loses its power just then, it cannot know that the other, which has stopped, is gone.
+            Kind::Resize(size)
+                if voters.len() as u64 > size && voters.len().min(self.roster.voters().len()) > 2 =>
+            {
                 Some(Step::Remove(*voters.choose(&mut operator.random)?))
             }
             Kind::Replace(whom) => {
@@ -206,6 +216,14 @@ impl World {
                 None
             }
         }
+    }
+
+    /// The members, as they are for whoever has applied most.
+    fn newest_members(&self) -> Vec<pb::Member> {
+        let lives = self.members.iter().filter_map(|it| it.life.as_ref());
+        let newest = lives.max_by_key(|it| it.node.status.applied.load(Ordering::Relaxed));
+        let Some(newest) = newest else { return Vec::new() };
+        newest.node.published.membership.load().members().map(|it| it.to_proto()).collect()
     }
 
     fn other_address(&self, operator: &mut Operator, id: u64) -> Step {

@@ -946,9 +946,14 @@ impl World {
 
     fn transmit(&mut self, from: usize, message: Message, data: Option<Box<[u8]>>) {
         let Some(life) = &self.members[from].life else { return };
-        let Some(to) = life.contacts.url(message.to).and_then(|url| self.addresses.get(&url).copied()) else {
-            return;
+        let at = |url: Option<String>| url.and_then(|url| self.addresses.get(&url).copied());
+        // Or by the stream that the other has opened, who may know better where this one is.
+        let theirs = || {
+            let to = self.by_id.get(&message.to).copied()?;
+            let other = self.members[to].life.as_ref()?;
+            (at(other.contacts.url(message.from)) == Some(from)).then_some(to)
         };
+        let Some(to) = at(life.contacts.url(message.to)).or_else(theirs) else { return };
         // Raft's own messages may come twice. A proposal may not: it would be carried out twice, and the connections
         // between members never repeat one.
         let repeatable = message.r#type != MessageType::MsgProp as i32;
