@@ -3,21 +3,47 @@
 //! `KEELSON_FUZZ_MUTATIONS` says how many changed seeds a target gets. A failure prints the target and the input; the
 //! input belongs into `regressions/<target>/` once its cause is known.
 
-use std::{fmt::Write as _, fs, panic::catch_unwind, path::Path};
+use std::{
+    cell::Cell,
+    fmt::Write as _,
+    fs,
+    panic::{catch_unwind, set_hook, take_hook},
+    path::Path,
+    sync::Once,
+};
 
 use fuzz::{TARGETS, Target, mutate};
 
 const MUTATIONS: u64 = 400;
 
-/// Runs a target; on a panic the input in hexadecimal.
+thread_local! {
+    /// Panics of this thread, also those that a runtime keeps to itself because a task nobody waits for made them.
+    static PANICS: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count_panics() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let default = take_hook();
+        set_hook(Box::new(move |panic| {
+            PANICS.set(PANICS.get() + 1);
+            default(panic);
+        }));
+    });
+}
+
+/// Runs a target, which uses this thread only; on a panic the input in hexadecimal.
 fn run(target: &Target, input: &[u8]) -> Result<(), String> {
-    catch_unwind(|| (target.run)(input)).map_err(|_| {
-        let mut text = format!("{}: ", target.name);
-        for byte in input {
-            let _ = write!(text, "{byte:02x}");
-        }
-        text
-    })
+    count_panics();
+    let before = PANICS.get();
+    if catch_unwind(|| (target.run)(input)).is_ok() && PANICS.get() == before {
+        return Ok(());
+    }
+    let mut text = format!("{}: ", target.name);
+    for byte in input {
+        let _ = write!(text, "{byte:02x}");
+    }
+    Err(text)
 }
 
 #[test]

@@ -107,7 +107,6 @@ pub async fn snapshot(context: Context, requests: Requests) -> Result<Response<B
     let permit = node.may_save()?;
     let (sender, frames) = tokio::sync::mpsc::channel(PIECES_AHEAD);
     let saver = node.clone();
-    let edge = tokio::runtime::Handle::current();
     let save = move || {
         let remaining_bytes = std::cell::Cell::new(0);
         let mut send = |blob: Bytes| {
@@ -116,8 +115,8 @@ pub async fn snapshot(context: Context, requests: Requests) -> Result<Response<B
             let version = STORAGE_VERSION.to_owned();
             let piece =
                 pb::SnapshotResponse { header: None, remaining_bytes: remaining_bytes.get(), blob, version };
-            let sent = tokio::time::timeout(STALL_LIMIT, sender.send(Ok(grpc::frame(&piece))));
-            edge.block_on(sent).is_ok_and(|sent| sent.is_ok())
+            let sent = saver.runtime.wait(STALL_LIMIT, sender.send(Ok(grpc::frame(&piece))));
+            sent.is_some_and(|sent| sent.is_ok())
         };
         let begin = |size_bytes: u64| remaining_bytes.set(size_bytes - bbolt::digest::SHA256_BYTES as u64);
         if let Err(error) = saver.save(begin, &mut send) {

@@ -8,11 +8,12 @@
 
 use std::{
     future::poll_fn,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    task::Poll,
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -51,6 +52,18 @@ impl Runtime {
         match self {
             Runtime::Tokio(handle) => handle.spawn_blocking(work).await.ok(),
             Runtime::Simulated(..) => Some(work()),
+        }
+    }
+
+    /// Waits in the midst of `work`; `None` if it takes longer. Nothing else moves meanwhile in the simulator: what is
+    /// not ready there never will be.
+    pub fn wait<T>(&self, limit: Duration, future: impl Future<Output = T>) -> Option<T> {
+        match self {
+            Runtime::Tokio(handle) => handle.block_on(async { tokio::time::timeout(limit, future).await }).ok(),
+            Runtime::Simulated(..) => match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(value) => Some(value),
+                Poll::Pending => None,
+            },
         }
     }
 
