@@ -59,7 +59,9 @@ impl Runtime {
     /// not ready there never will be.
     pub fn wait<T>(&self, limit: Duration, future: impl Future<Output = T>) -> Option<T> {
         match self {
-            Runtime::Tokio(handle) => handle.block_on(async { tokio::time::timeout(limit, future).await }).ok(),
+            Runtime::Tokio(handle) => {
+                handle.block_on(async { tokio::time::timeout(limit, future).await }).ok()
+            }
             Runtime::Simulated(..) => match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
                 Poll::Ready(value) => Some(value),
                 Poll::Pending => None,
