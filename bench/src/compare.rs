@@ -4,10 +4,11 @@
 //! what comes out.
 
 use crate::figure::{Figure, Sample};
+use crate::keys::Values;
 use crate::report::{Row, Side};
 use crate::server::{Binary, Cluster};
 use crate::usage::Probe;
-use crate::workloads::{self, Target, Width, Workload, compaction, fill, lists};
+use crate::workloads::{self, Target, Width, Workload, compaction, fill, lists, plain};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,11 @@ const PAGE_FIRST: &str = "page-first";
 const PAGE_NEXT: &str = "page-next";
 const RESTART: &str = "restart";
 const COMPACTION: &str = "compaction";
+const SNAPSHOT: &str = "snapshot";
+const RESTORE: &str = "restore";
+
+/// Length of the values in a saved store: with its key and the rest, 780,000 of them fill 1 GiB.
+const SAVED_VALUE_BYTES: usize = 1 << 10;
 
 pub struct Settings {
     pub ours: Binary,
@@ -35,6 +41,8 @@ pub struct Settings {
     pub large_keys: u64,
     /// Revisions that the compaction deletes.
     pub compacted_revisions: u64,
+    /// Keys, with values of 1 KiB, in the store that is saved and restored; no fewer than the puts beside it know.
+    pub saved_keys: u64,
     /// Rows to run; all when empty. `put` stands for `put-1`, `put-64`, ...
     pub only: Vec<String>,
 }
@@ -45,6 +53,8 @@ enum Scenario {
     /// Memory, pages and restart share the fill of a large store.
     Large,
     Compaction,
+    /// A large store is saved, and restored from what was saved.
+    Backup,
 }
 
 /// One workload, one row.
@@ -61,7 +71,7 @@ const fn one(row: &'static str, workload: Workload, in_flight: usize, about: &'s
     Scenario::One(One { row, about, workload, in_flight, members: 1 })
 }
 
-const SCENARIOS: [Scenario; 13] = [
+const SCENARIOS: [Scenario; 14] = [
     one("put-1", Workload::Put, 1, "put to one of 100,000 keys, 1 in flight"),
     one("put-64", Workload::Put, 64, "the same, 64 in flight"),
     one("put-512", Workload::Put, 512, "the same, 512 in flight"),
@@ -86,6 +96,7 @@ const SCENARIOS: [Scenario; 13] = [
     }),
     Scenario::Large,
     Scenario::Compaction,
+    Scenario::Backup,
 ];
 const LARGE_IN_FLIGHT: usize = 4;
 const COMPACTION_IN_FLIGHT: usize = 64;
@@ -96,6 +107,7 @@ impl Scenario {
             Scenario::One(one) => vec![one.row],
             Scenario::Large => vec![MEMORY, PAGE_FIRST, PAGE_NEXT, RESTART],
             Scenario::Compaction => vec![COMPACTION],
+            Scenario::Backup => vec![SNAPSHOT, RESTORE],
         }
     }
 
@@ -108,6 +120,16 @@ impl Scenario {
                  stall: how much longer the longest time without an answer was than in the quiet",
                 settings.compacted_revisions
             ),
+            (Scenario::Backup, SNAPSHOT) => format!(
+                "puts one at a time while {} keys of {SAVED_VALUE_BYTES} bytes are saved, each server by its own \
+                 etcdctl, to memory, as if to another machine; quiet and stall as with the compaction",
+                settings.saved_keys
+            ),
+            (Scenario::Backup, _) => {
+                "unpack: by its own etcdutl; restart: from the start of the server to the \
+                                      first linearizable get; restore: both"
+                    .to_owned()
+            }
             (Scenario::Large, MEMORY) => {
                 format!("{large} keys put one by one, 512 in flight; memory {SETTLE:?} later")
             }
@@ -128,7 +150,7 @@ impl Scenario {
     fn members(&self) -> usize {
         match self {
             Scenario::One(one) => one.members,
-            Scenario::Large | Scenario::Compaction => 1,
+            Scenario::Large | Scenario::Compaction | Scenario::Backup => 1,
         }
     }
 }
@@ -207,7 +229,7 @@ pub async fn run(settings: &Settings) -> Vec<Row> {
 }
 
 fn brief(sample: &Sample) -> String {
-    const SHOWN: [Figure; 7] = [
+    const SHOWN: [Figure; 9] = [
         Figure::Throughput,
         Figure::P50,
         Figure::P99,
@@ -215,6 +237,8 @@ fn brief(sample: &Sample) -> String {
         Figure::Resident,
         Figure::RestartTime,
         Figure::Stall,
+        Figure::SaveTime,
+        Figure::RestoreTime,
     ];
     let shown = SHOWN.iter().filter_map(|figure| {
         sample.get(*figure).map(|value| format!("{} {}", figure.show(value), figure.title()))
@@ -241,6 +265,7 @@ impl Scenario {
                 let width = width(COMPACTION_IN_FLIGHT);
                 vec![compaction::puts_during(&target, &width, settings.compacted_revisions).await?]
             }
+            Scenario::Backup => backup(&mut cluster, &target, &width(1), settings.saved_keys, rows).await?,
         };
         cluster.stop()?;
         Ok(samples)
@@ -272,6 +297,37 @@ async fn large(
             _ => {
                 fill::in_puts(&fillers, width.paged_keys, &Probe::default()).await?;
                 restart(cluster, width.paged_keys).await?
+            }
+        });
+    }
+    Ok(samples)
+}
+
+/// Saving comes first, whether its row is wanted or not.
+async fn backup(
+    cluster: &mut Cluster,
+    target: &Target,
+    width: &Width,
+    key_count: u64,
+    rows: &[&str],
+) -> Result<Vec<Sample>, String> {
+    let clients = target.connect(width.connections()).await?;
+    fill::in_txns_of(&clients, key_count, Values::of(SAVED_VALUE_BYTES)).await?;
+    tokio::time::sleep(SETTLE).await;
+    let (mut saved, took) =
+        workloads::disturbance(plain::put(&clients, width), target, width, cluster.save()).await?;
+    saved.set(Figure::SaveTime, took.as_secs_f64());
+    let mut samples = Vec::with_capacity(rows.len());
+    for row in rows {
+        samples.push(match *row {
+            SNAPSHOT => std::mem::take(&mut saved),
+            _ => {
+                let unpacked = cluster.unpack().await?;
+                let mut sample = restart(cluster, key_count).await?;
+                let restarted = sample.get(Figure::RestartTime).unwrap_or_default();
+                sample.set(Figure::UnpackTime, unpacked.as_secs_f64());
+                sample.set(Figure::RestoreTime, unpacked.as_secs_f64() + restarted);
+                sample
             }
         });
     }

@@ -29,6 +29,9 @@ pub enum Figure {
     QuietGap,
     Stall,
     CompactionTime,
+    SaveTime,
+    UnpackTime,
+    RestoreTime,
     Errors,
 }
 
@@ -55,6 +58,9 @@ impl Figure {
             Figure::QuietGap => ("quiet_longest_gap_ms", "quiet gap ms", 1),
             Figure::Stall => ("stall_ms", "stall ms", 1),
             Figure::CompactionTime => ("compaction_seconds", "compaction s", 2),
+            Figure::SaveTime => ("save_seconds", "save s", 2),
+            Figure::UnpackTime => ("unpack_seconds", "unpack s", 2),
+            Figure::RestoreTime => ("restore_seconds", "restore s", 2),
             Figure::Errors => ("errors", "errors", 0),
         }
     }

@@ -13,7 +13,7 @@ pub enum Goal {
     AtMost(f64),
 }
 
-pub const GOALS: [(&str, Figure, Goal); 13] = [
+pub const GOALS: [(&str, Figure, Goal); 16] = [
     ("put-64", Figure::ServerCpu, Goal::TimesBetter(3.0)),
     ("put-64", Figure::Throughput, Goal::TimesBetter(2.5)),
     ("put-64", Figure::P99, Goal::TimesBetter(1.0)),
@@ -26,6 +26,9 @@ pub const GOALS: [(&str, Figure, Goal); 13] = [
     ("memory", Figure::Resident, Goal::ShareOfPeer(0.6)),
     ("restart", Figure::RestartTime, Goal::ShareOfPeer(0.2)),
     ("compaction", Figure::Stall, Goal::AtMost(10.0)),
+    ("snapshot", Figure::SaveTime, Goal::TimesBetter(2.0)),
+    ("snapshot", Figure::Stall, Goal::AtMost(10.0)),
+    ("restore", Figure::RestoreTime, Goal::AtMost(10.0)),
     ("members-3", Figure::ServerCpu, Goal::TimesBetter(3.0)),
 ];
 

@@ -55,11 +55,12 @@ impl Random {
     }
 }
 
-/// Hands out 256-byte windows of one random block, so that making a value costs nothing.
+/// Hands out windows of one random block, of one length, so that making a value costs nothing.
 #[derive(Clone)]
 pub struct Values {
     block: Bytes,
     offset: usize,
+    bytes: usize,
 }
 
 impl Values {
@@ -67,14 +68,19 @@ impl Values {
     const STEP_BYTES: usize = 97;
 
     pub fn new() -> Self {
+        Self::of(VALUE_BYTES)
+    }
+
+    /// Values of up to 4 KiB.
+    pub fn of(bytes: usize) -> Self {
         let mut random = Random::new(1);
         let block: Vec<u8> = (0..Self::BLOCK_BYTES / 8).flat_map(|_| random.next().to_le_bytes()).collect();
-        Self { block: block.into(), offset: 0 }
+        Self { block: block.into(), offset: 0, bytes }
     }
 
     pub fn next(&mut self) -> Bytes {
-        self.offset = (self.offset + Self::STEP_BYTES) % (Self::BLOCK_BYTES - VALUE_BYTES);
-        self.block.slice(self.offset..self.offset + VALUE_BYTES)
+        self.offset = (self.offset + Self::STEP_BYTES) % (Self::BLOCK_BYTES - self.bytes);
+        self.block.slice(self.offset..self.offset + self.bytes)
     }
 }
 

@@ -113,12 +113,23 @@ struct Scale {
     window: Duration,
     large_keys: u64,
     compacted_revisions: u64,
+    saved_keys: u64,
 }
 
-const FULL: Scale =
-    Scale { rounds: 3, window: Duration::from_secs(5), large_keys: 300_000, compacted_revisions: 300_000 };
-const QUICK: Scale =
-    Scale { rounds: 1, window: Duration::from_secs(2), large_keys: 60_000, compacted_revisions: 60_000 };
+const FULL: Scale = Scale {
+    rounds: 3,
+    window: Duration::from_secs(5),
+    large_keys: 300_000,
+    compacted_revisions: 300_000,
+    saved_keys: 780_000,
+};
+const QUICK: Scale = Scale {
+    rounds: 1,
+    window: Duration::from_secs(2),
+    large_keys: 60_000,
+    compacted_revisions: 60_000,
+    saved_keys: 100_000,
+};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -191,6 +202,7 @@ async fn run(arguments: Run) -> Result<(), String> {
         connections: arguments.connections.map(usize::from),
         large_keys: scale.large_keys,
         compacted_revisions: scale.compacted_revisions,
+        saved_keys: scale.saved_keys,
         only: arguments.only,
     };
     let rows = compare::run(&settings).await;

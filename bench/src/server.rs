@@ -5,9 +5,10 @@
 //! Called by `compare`.
 
 use crate::client::{Client, Method};
-use crate::usage::Probe;
+use crate::usage::{self, Probe};
 use crate::wire;
 use proto::etcdserverpb::RangeRequest;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::net::TcpListener;
@@ -57,6 +58,8 @@ pub struct Cluster {
     members: Vec<Member>,
     // Declared after the members: removed when they are dead.
     root: TempDir,
+    /// For what is saved: in memory where there is any, as it would go to another machine's disk, not to this one's.
+    elsewhere: TempDir,
 }
 
 struct Member {
@@ -83,10 +86,11 @@ impl Cluster {
     }
 
     fn prepare(binary: &Binary, members: usize, parent: &Path) -> Result<Self, String> {
-        let root = tempfile::Builder::new()
-            .prefix("bench-")
-            .tempdir_in(parent)
-            .map_err(|e| format!("cannot make a directory in {}: {e}", parent.display()))?;
+        let root = temporary(parent)?;
+        let memory = Path::new("/dev/shm");
+        let elsewhere =
+            if usage::filesystem_of(memory).as_deref() == Some("tmpfs") { memory } else { parent };
+        let elsewhere = temporary(elsewhere)?;
         let ports = free_ports(members * 2).map_err(|e| format!("no free ports: {e}"))?;
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let name = |index: usize| format!("m{}", index + 1);
@@ -118,7 +122,7 @@ impl Cluster {
                 }
             })
             .collect();
-        Ok(Self { binary: binary.path.clone(), members, root })
+        Ok(Self { binary: binary.path.clone(), members, root, elsewhere })
     }
 
     async fn launch(&mut self) -> Result<(), String> {
@@ -149,6 +153,56 @@ impl Cluster {
         let started = Instant::now();
         self.launch().await?;
         Ok(started.elapsed())
+    }
+
+    /// Saves the first member's state with the etcdctl that lies beside the server: the time it took.
+    pub async fn save(&self) -> Result<Duration, String> {
+        let arguments = ["--endpoints", &self.members[0].endpoint, "snapshot", "save"].map(OsStr::new);
+        let began = Instant::now();
+        self.tool("etcdctl", arguments.into_iter().chain([self.saved().as_os_str()])).await?;
+        Ok(began.elapsed())
+    }
+
+    /// Kills the only member, and gives it what was saved for its data: the time that took the tool.
+    pub async fn unpack(&mut self) -> Result<Duration, String> {
+        let member = &mut self.members[0];
+        member.kill();
+        let failed = |e| format!("cannot remove {}: {e}", member.data_dir.display());
+        fs::remove_dir_all(&member.data_dir).map_err(failed)?;
+        // Versions before 3.5 have no etcdutl.
+        let tool = if self.binary.with_file_name("etcdutl").exists() { "etcdutl" } else { "etcdctl" };
+        let (saved, member) = (self.saved(), &self.members[0]);
+        let mut arguments = vec![OsStr::new("snapshot"), OsStr::new("restore"), saved.as_os_str()];
+        const KEPT: [&str; 4] =
+            ["--name", "--data-dir", "--initial-cluster", "--initial-advertise-peer-urls"];
+        for pair in member.arguments.chunks(2).filter(|pair| KEPT.contains(&pair[0].as_str())) {
+            arguments.extend(pair.iter().map(OsStr::new));
+        }
+        let began = Instant::now();
+        self.tool(tool, arguments).await?;
+        Ok(began.elapsed())
+    }
+
+    fn saved(&self) -> PathBuf {
+        self.elsewhere.path().join("saved.db")
+    }
+
+    /// Runs a program that lies beside the server.
+    async fn tool(&self, name: &str, arguments: impl IntoIterator<Item = &OsStr>) -> Result<(), String> {
+        let path = self.binary.with_file_name(name);
+        let mut command = tokio::process::Command::new(&path);
+        // 3.4 asks for it.
+        command.args(arguments).env("ETCDCTL_API", "3").stdin(Stdio::null()).kill_on_drop(true);
+        let output = command.output().await.map_err(|e| format!("cannot run {}: {e}", path.display()))?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(format!(
+                "{} ({}): {}",
+                path.display(),
+                output.status,
+                String::from_utf8_lossy(&output.stderr).trim_end()
+            )),
+        }
     }
 
     /// Kills the members and removes their data, reporting what `drop` cannot.
@@ -239,6 +293,11 @@ impl Member {
         };
         tail().unwrap_or_default()
     }
+}
+
+fn temporary(parent: &Path) -> Result<TempDir, String> {
+    let made = tempfile::Builder::new().prefix("bench-").tempdir_in(parent);
+    made.map_err(|e| format!("cannot make a directory in {}: {e}", parent.display()))
 }
 
 fn free_ports(count: usize) -> io::Result<Vec<u16>> {

@@ -7,15 +7,15 @@ pub mod compaction;
 pub mod fill;
 mod lease;
 pub mod lists;
-mod plain;
+pub mod plain;
 mod watch;
 
 use crate::client::Client;
-use crate::figure::Sample;
+use crate::figure::{Figure, Sample};
 use crate::load::{Load, Measured};
 use crate::usage::Probe;
 use clap::ValueEnum;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// From this many operations in flight on, they are spread over `MANY_CONNECTIONS`.
 const MANY_IN_FLIGHT: usize = 64;
@@ -129,6 +129,36 @@ pub async fn sample(load: Load, target: &Target, width: &Width) -> Result<Sample
     let measured = window(&load, &target.probe, width).await?;
     load.stop().await?;
     Sample::of(&measured, &target.probe).map_err(|e| e.to_string())
+}
+
+/// What `work` does to a load: the load alone, then with the work under way, for at least as long, so that maxima are
+/// comparable.
+pub async fn disturbance<T>(
+    load: Load,
+    target: &Target,
+    width: &Width,
+    work: impl Future<Output = Result<T, String>>,
+) -> Result<(Sample, T), String> {
+    let quiet = window(&load, &target.probe, width).await?;
+    let least = Instant::now() + width.window;
+    let (measured, done) = load
+        .window(&target.probe, async {
+            let done = work.await;
+            tokio::time::sleep_until(least.into()).await;
+            done
+        })
+        .await?;
+    load.stop().await?;
+    let done = done?;
+    let mut sample = Sample::of(&measured.check()?, &target.probe).map_err(|e| e.to_string())?;
+    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let quiet_gap = ms(quiet.longest_gap);
+    sample.set(Figure::QuietP999, ms(quiet.latencies.percentile(99.9)));
+    sample.set(Figure::QuietMax, ms(quiet.latencies.max()));
+    sample.set(Figure::QuietGap, quiet_gap);
+    let gap = sample.get(Figure::LongestGap).unwrap_or_default();
+    sample.set(Figure::Stall, (gap - quiet_gap).max(0.0));
+    Ok((sample, done))
 }
 
 async fn window(load: &Load, probe: &Probe, width: &Width) -> Result<Measured, String> {

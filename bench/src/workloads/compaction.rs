@@ -1,8 +1,7 @@
 //! What a compaction does to writers: the same puts before it and while it deletes the history of 300,000
-//! revisions. The window of the compaction lasts until the server says that everything is deleted, and at least
-//! as long as the quiet one, so that maxima are comparable.
+//! revisions, until the server says that everything is deleted.
 
-use super::{Target, Width, fill, lists, plain, window};
+use super::{Target, Width, disturbance, fill, lists, plain};
 use crate::client::{CallError, Client, Method};
 use crate::figure::{Figure, Sample};
 use proto::etcdserverpb::{CompactionRequest, CompactionResponse};
@@ -17,28 +16,13 @@ pub async fn puts_during(target: &Target, width: &Width, revisions: u64) -> Resu
     for _ in 0..REVISIONS_PER_KEY {
         fill::in_txns(&clients, revisions / REVISIONS_PER_KEY).await?;
     }
-    let load = plain::put(&clients, width);
-    let quiet = window(&load, &target.probe, width).await?;
-    let (_, revision) = lists::count(&mut clients[0].clone()).await?;
-    let least = Instant::now() + width.window;
-    let (measured, took) = load
-        .window(&target.probe, async {
-            let took = compact(&mut clients[0].clone(), revision).await;
-            tokio::time::sleep_until(least.into()).await;
-            took
-        })
-        .await?;
-    load.stop().await?;
-    let took = took.map_err(|e| format!("compaction: {e}"))?;
-    let mut sample = Sample::of(&measured.check()?, &target.probe).map_err(|e| e.to_string())?;
-    let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
-    let quiet_gap = ms(quiet.longest_gap);
+    let (mut sample, took) = disturbance(plain::put(&clients, width), target, width, async {
+        let mut client = clients[0].clone();
+        let (_, revision) = lists::count(&mut client).await?;
+        compact(&mut client, revision).await.map_err(|e| format!("compaction: {e}"))
+    })
+    .await?;
     sample.set(Figure::CompactionTime, took.as_secs_f64());
-    sample.set(Figure::QuietP999, ms(quiet.latencies.percentile(99.9)));
-    sample.set(Figure::QuietMax, ms(quiet.latencies.max()));
-    sample.set(Figure::QuietGap, quiet_gap);
-    let gap = sample.get(Figure::LongestGap).unwrap_or_default();
-    sample.set(Figure::Stall, (gap - quiet_gap).max(0.0));
     Ok(sample)
 }
 

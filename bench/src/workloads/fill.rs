@@ -22,7 +22,13 @@ pub fn put(key: Bytes, value: Bytes) -> PutRequest {
 
 /// Writes keys 0 to `count`, 100 in each transaction.
 pub async fn in_txns(clients: &[Client], count: u64) -> Result<(), String> {
-    run(clients, TXNS_IN_FLIGHT, count.div_ceil(KEYS_PER_TXN), &Probe::default(), move |txn, values| {
+    in_txns_of(clients, count, Values::new()).await
+}
+
+/// The same with values of another length.
+pub async fn in_txns_of(clients: &[Client], count: u64, values: Values) -> Result<(), String> {
+    let txns = count.div_ceil(KEYS_PER_TXN);
+    run(clients, TXNS_IN_FLIGHT, txns, values, &Probe::default(), move |txn, values| {
         let keys = txn * KEYS_PER_TXN..((txn + 1) * KEYS_PER_TXN).min(count);
         let success = keys
             .map(|index| RequestOp { request: Some(Request::RequestPut(put(key(index), values.next()))) })
@@ -35,7 +41,7 @@ pub async fn in_txns(clients: &[Client], count: u64) -> Result<(), String> {
 
 /// Writes keys 0 to `count` with one put each, 512 in flight.
 pub async fn in_puts(clients: &[Client], count: u64, probe: &Probe) -> Result<Measured, String> {
-    run(clients, PUTS_IN_FLIGHT, count, probe, |index, values| {
+    run(clients, PUTS_IN_FLIGHT, count, Values::new(), probe, |index, values| {
         (Method::Put, wire::frame(&put(key(index), values.next())))
     })
     .await
@@ -46,12 +52,13 @@ async fn run(
     clients: &[Client],
     in_flight: usize,
     count: u64,
+    values: Values,
     probe: &Probe,
     request: impl Fn(u64, &mut Values) -> (Method, Bytes) + Clone + 'static,
 ) -> Result<Measured, String> {
     let next = Rc::new(Cell::new(0));
     let load = Load::start(clients, in_flight, |_| {
-        let (next, request, mut values) = (next.clone(), request.clone(), Values::new());
+        let (next, request, mut values) = (next.clone(), request.clone(), values.clone());
         async move |client: &mut Client| {
             let index = next.get();
             if index == count {
