@@ -144,12 +144,17 @@ impl Logins {
 
 impl Node {
     /// Whose token it is, if anybody's. May wait until the login that made it is applied here.
-    pub async fn token_holder(&self, token: &str, unix_seconds: u64) -> Result<Identity, RequestError> {
+    pub async fn token_holder(
+        &self,
+        token: &str,
+        unix_seconds: impl FnOnce() -> u64,
+    ) -> Result<Identity, RequestError> {
         match self.logins.provider() {
             Provider::Off => Err(AuthError::InvalidToken.into()),
-            Provider::Jwt(jwt) => Ok(jwt.verify(token, unix_seconds).ok_or(AuthError::InvalidToken)?),
+            Provider::Jwt(jwt) => Ok(jwt.verify(token, unix_seconds()).ok_or(AuthError::InvalidToken)?),
             Provider::Simple => match self.find_token(token) {
                 Some(identity) => Ok(identity),
+                // Boxed, as few logins are that fresh.
                 None => Box::pin(self.early_token(token)).await,
             },
         }
