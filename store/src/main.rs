@@ -1,5 +1,7 @@
 //! `etcd`: parse, start, wait, stop.
 
+#![expect(clippy::disallowed_methods, reason = "starts the server apart from the signals")]
+
 use std::process::ExitCode;
 
 use store::{
@@ -82,35 +84,48 @@ fn run(config: Config) -> Result<Ending, String> {
         version = store::config::VERSION,
         "starting an etcd server"
     );
-    let server = Server::start(config).map_err(|error| error.to_string())?;
-    let outcome = runtime.block_on(async {
-        let signal = wait_for_signal();
-        tokio::pin!(signal);
-        tokio::select! {
-            () = server.ready() => {
-                tracing::info!("ready to serve client requests");
-                for address in server.client_addresses() {
-                    if server.is_secure(address) {
-                        tracing::info!(%address, "serving client traffic securely");
-                    } else {
-                        tracing::info!(%address, "serving client traffic insecurely; this is strongly discouraged!");
-                    }
-                }
-            }
-            signal = &mut signal => return signal.map(Ending::Signal),
-        }
-        tokio::select! {
-            signal = signal => signal.map(Ending::Signal),
-            end = server.ended() => Ok(Ending::ByItself(end)),
-        }
-    });
+    let mut server = None;
+    let outcome = runtime.block_on(serve(config, &mut server));
     if let Ok(Ending::Signal(signal)) = &outcome {
         tracing::info!(signal, "received signal; shutting down");
     }
-    tracing::info!(data_dir = %data_dir.display(), "closing etcd server");
-    server.stop();
-    tracing::info!(data_dir = %data_dir.display(), "closed etcd server");
+    if let Some(server) = server {
+        tracing::info!(data_dir = %data_dir.display(), "closing etcd server");
+        server.stop();
+        tracing::info!(data_dir = %data_dir.display(), "closed etcd server");
+    }
+    // A start that is still under way is left alone: what it does to the data may be cut off at any moment.
+    runtime.shutdown_background();
     outcome
+}
+
+async fn serve(config: Config, place: &mut Option<Server>) -> Result<Ending, String> {
+    let signal = wait_for_signal();
+    tokio::pin!(signal);
+    // It waits for other members, or takes data over. The first process of a container would not end by signals then.
+    let starting = tokio::task::spawn_blocking(|| Server::start(config));
+    let server = tokio::select! {
+        started = starting => started.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?,
+        signal = &mut signal => return signal.map(Ending::Signal),
+    };
+    let server = place.insert(server);
+    tokio::select! {
+        () = server.ready() => {
+            tracing::info!("ready to serve client requests");
+            for address in server.client_addresses() {
+                if server.is_secure(address) {
+                    tracing::info!(%address, "serving client traffic securely");
+                } else {
+                    tracing::info!(%address, "serving client traffic insecurely; this is strongly discouraged!");
+                }
+            }
+        }
+        signal = &mut signal => return signal.map(Ending::Signal),
+    }
+    tokio::select! {
+        signal = signal => signal.map(Ending::Signal),
+        end = server.ended() => Ok(Ending::ByItself(end)),
+    }
 }
 
 async fn wait_for_signal() -> Result<i32, String> {

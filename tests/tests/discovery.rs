@@ -124,6 +124,55 @@ async fn a_service_without_the_cluster_says_so() {
     .await;
 }
 
+/// The first process of a container gets no signal that it does not ask for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_member_ends_by_a_signal_as_first_process_too() {
+    // SAFETY: takes and touches nothing.
+    if unsafe { libc::geteuid() } != 0 {
+        return binary::missing("a process namespace needs root");
+    }
+    bounded(4 * START_LIMIT, async {
+        let directory = tempfile::tempdir().expect("a directory");
+        let service = Cluster::start(&binary::ours(), 1).await;
+        sized(&service).await;
+        let free = integration::cluster::free_url;
+        let (client_url, peer) = (free(), free());
+        let mut unshare = std::process::Command::new("unshare");
+        unshare.args(["--pid", "--fork", "--kill-child"]).arg(&binary::ours().path);
+        unshare.arg("--data-dir").arg(directory.path().join("data"));
+        unshare.args(["--name=lonely", "--discovery-token=some-token"]);
+        unshare.arg(format!("--discovery-endpoints={}", service.members[0].client_address()));
+        for flag in ["listen", "advertise"] {
+            unshare.arg(format!("--{flag}-client-urls={client_url}"));
+        }
+        unshare.args([format!("--listen-peer-urls={peer}"), format!("--initial-advertise-peer-urls={peer}")]);
+        let log = std::fs::File::create(directory.path().join("log")).expect("a log");
+        let mut started = unshare
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .spawn()
+            .expect("unshare");
+        let client = service.client(0);
+        eventually("the member registers", START_LIMIT, || async {
+            let found = client.prefix("/_etcd/registry/some-token/members/", true).await;
+            match found.map(|found| found.count) {
+                Ok(1) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        let first = format!("/proc/{0}/task/{0}/children", started.id());
+        let first = std::fs::read_to_string(first).expect("the children").trim().parse().expect("one child");
+        // SAFETY: kill has no memory effects; the process is there until its parent, which waits, has seen its end.
+        assert_eq!(unsafe { libc::kill(first, libc::SIGTERM) }, 0);
+        let mut ended = || started.try_wait().expect("a child").ok_or_else(|| "it goes on".to_owned());
+        let status = eventually("its end", START_LIMIT, || std::future::ready(ended())).await;
+        assert!(status.success(), "{status}");
+    })
+    .await;
+}
+
 const DOMAIN: &str = "cluster.test";
 
 /// Answers for `m<n>.cluster.test` and for the services of members, peers' and clients', until it is dropped.
