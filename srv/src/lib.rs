@@ -11,29 +11,41 @@ use simple_dns::{Packet, rdata::RData};
 const MAX_ANSWER_BYTES: usize = 65_535;
 const INTERNET: c_int = 1;
 const SRV: c_int = 33;
+/// Values of `h_errno`, of `netdb.h`.
+const TRY_AGAIN: c_int = 2;
+const NO_RECOVERY: c_int = 3;
 
-/// Hosts, without a dot at the end, and ports of `_<service>._tcp.<domain>`. Blocks.
+/// Hosts, without a dot at the end, and ports of `_<service>._tcp.<domain>`, in the search domains too. Blocks.
 pub fn look_up(service: &str, domain: &str) -> Result<Vec<(String, u16)>, String> {
-    let name = format!("_{service}._tcp.{}", domain.trim_end_matches('.'));
-    let found = match ask(&name) {
-        None => return Err(format!("lookup {name}: no such host")),
-        Some(answer) => records(&answer),
-    };
+    let name = format!("_{service}._tcp.{domain}");
+    let found = ask(&name).and_then(|answer| records(&answer).map_err(|error| error.to_string()));
     found.map_err(|error| format!("lookup {name}: {error}"))
 }
 
-fn ask(name: &str) -> Option<Vec<u8>> {
+fn ask(name: &str) -> Result<Vec<u8>, String> {
     #[link(name = "resolv")]
     unsafe extern "C" {
-        fn res_query(name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, len: c_int) -> c_int;
+        fn res_search(name: *const c_char, class: c_int, kind: c_int, answer: *mut u8, len: c_int) -> c_int;
+        /// Where this thread's `h_errno` is.
+        fn __h_errno_location() -> *mut c_int;
     }
-    let name = CString::new(name).ok()?;
+    let name = CString::new(name).map_err(|_| "no such host")?;
     let mut answer = vec![0; MAX_ANSWER_BYTES];
     // SAFETY: the name ends in a zero, and `answer` has the length that is told.
-    let len = unsafe { res_query(name.as_ptr(), INTERNET, SRV, answer.as_mut_ptr(), answer.len() as c_int) };
-    // Larger than the buffer if the answer was cut off.
-    answer.truncate(usize::try_from(len).ok()?);
-    Some(answer)
+    let len = unsafe { res_search(name.as_ptr(), INTERNET, SRV, answer.as_mut_ptr(), answer.len() as c_int) };
+    match usize::try_from(len) {
+        Ok(len) => {
+            // Larger than the buffer if the answer was cut off.
+            answer.truncate(len);
+            Ok(answer)
+        }
+        // SAFETY: a number of this thread, which lives as long as the thread.
+        Err(_) => Err(match unsafe { *__h_errno_location() } {
+            TRY_AGAIN => "the server failed or gave no answer in time".into(),
+            NO_RECOVERY => "the server refused".into(),
+            _ => "no such host".into(),
+        }),
+    }
 }
 
 fn records(answer: &[u8]) -> Result<Vec<(String, u16)>, simple_dns::SimpleDnsError> {

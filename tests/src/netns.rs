@@ -68,12 +68,14 @@ impl Network {
         (0..self.size).map(|n| Host { address: self.address(n), prefix: prefix(n) }).collect()
     }
 
-    /// Processes on the hosts ask this address for names, by the port of DNS; `ip netns exec` shows them files of their own.
-    pub fn set_name_server(&self, address: IpAddr) {
+    /// Processes on the hosts ask this address for names, by the port of DNS, those without a dot in the domain `search`;
+    /// `ip netns exec` shows them files of their own.
+    pub fn set_name_server(&self, address: IpAddr, search: &str) {
         for n in 0..self.size {
             let dir = self.files_of(n);
             std::fs::create_dir_all(&dir).expect("a directory for the host's files");
-            std::fs::write(dir.join("resolv.conf"), format!("nameserver {address}\n")).expect("resolv.conf");
+            let text = format!("nameserver {address}\nsearch {search}\n");
+            std::fs::write(dir.join("resolv.conf"), text).expect("resolv.conf");
         }
     }
 

@@ -1,6 +1,7 @@
 //! New members find each other: through an etcd as discovery service, and by DNS, with stock members among them.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::process::Stdio;
 
 use integration::binary::{self, Binary};
@@ -9,7 +10,7 @@ use integration::netns::{Network, inside};
 use integration::tls::Authority;
 use integration::{bounded, eventually};
 use simple_dns::rdata::{A, RData, SRV};
-use simple_dns::{CLASS, Name, Packet, PacketFlag, QTYPE, ResourceRecord, TYPE};
+use simple_dns::{CLASS, Name, Packet, PacketFlag, QTYPE, RCODE, ResourceRecord, TYPE};
 use tokio::net::UdpSocket;
 use tokio::process::Command;
 
@@ -204,6 +205,9 @@ async fn serve_names(address: IpAddr, peers: Vec<SocketAddr>, clients: Vec<Socke
                 }
             }
         }
+        if asked.questions.iter().any(|question| question.qname.to_string().ends_with("broken.test")) {
+            *answer.rcode_mut() = RCODE::ServerFailure;
+        }
         answer.questions = asked.questions;
         let bytes = answer.build_bytes_vec().expect("an answer");
         socket.send_to(&bytes, from).await.expect("an answer sent");
@@ -225,7 +229,7 @@ fn members_find_each_other_by_dns() {
     inside(&network.hub(), move || {
         bounded(4 * START_LIMIT, async move {
             let network = network;
-            network.set_name_server(network.hub_address());
+            network.set_name_server(network.hub_address(), "test");
             let mut cluster = Cluster::of(&kinds).hosts(hosts).build();
             let parse = |address: &str| address.parse().expect("an address");
             let peers = cluster.members.iter().map(|it| parse(it.peer_address())).collect();
@@ -246,13 +250,24 @@ fn members_find_each_other_by_dns() {
 
             // Clients find them too: of the hosts that have these names, each but the namespace of the bridge.
             let ours = binary::ours().path.with_file_name("etcdctl");
-            for program in binary::etcdctls().into_iter().chain([ours]) {
+            let list = async |program: &Path, domain: &str| {
                 let mut command = Command::new("ip");
-                command.args(["netns", "exec", &network.name(0)]).arg(&program).env("ETCDCTL_API", "3");
-                command.args(["--discovery-srv", DOMAIN, "member", "list"]).stdin(Stdio::null());
-                let output = command.output().await.expect("etcdctl");
-                let text = String::from_utf8_lossy(&output.stdout);
-                assert_eq!(text.lines().count(), 3, "{}: {output:?}", program.display());
+                command.args(["netns", "exec", &network.name(0)]).arg(program).env("ETCDCTL_API", "3");
+                command.args(["--discovery-srv", domain, "member", "list"]).stdin(Stdio::null());
+                command.output().await.expect("etcdctl")
+            };
+            for program in binary::etcdctls().into_iter().chain([ours.clone()]) {
+                // The second one lies in the search domain.
+                for domain in [DOMAIN, "cluster"] {
+                    let output = list(&program, domain).await;
+                    let text = String::from_utf8_lossy(&output.stdout);
+                    assert_eq!(text.lines().count(), 3, "{}: {output:?}", program.display());
+                }
+            }
+            for (domain, reason) in [("nowhere.test", "no such host"), ("broken.test", "the server failed")] {
+                let output = list(&ours, domain).await;
+                let text = String::from_utf8_lossy(&output.stderr);
+                assert!(!output.status.success() && text.contains(reason), "{domain}: {text}");
             }
 
             let mut stranger = Cluster::of(&kinds[..1]).hosts(network.hosts()[..1].to_vec()).build();
