@@ -48,14 +48,3 @@ fn kept_schedules_pass() {
         }
     }
 }
-
-/// Of a build that can make mistakes: those that only clusters whose members come and go can show.
-#[cfg(feature = "mutants")]
-#[test]
-fn mistakes_in_changes_of_members_are_noticed() {
-    for mutant in ["M1", "M2", "M3", "M4", "M5", "L5"] {
-        let fails =
-            |seed| sim::run(&Plan { mutant: mutant.into(), ..Plan::draw(seed, 30_000) }).failure.is_some();
-        assert!((1..=200).any(fails), "{mutant} is not noticed in 200 seeds");
-    }
-}

@@ -409,13 +409,12 @@ impl Node {
     /// All that is applied now as a file, its length first. Blocks; `begin` and `send` may too.
     pub fn save(
         &self,
-        begin: impl FnOnce(u64),
+        begin: &mut dyn FnMut(u64),
         send: &mut dyn FnMut(bytes::Bytes) -> bool,
     ) -> Result<(), SnapshotError> {
         let backend = self.reader.backend();
         let wanted = self.status.applied.load(Ordering::Acquire);
         transport::wait_for_backend(&**backend, &self.backend_loop, wanted);
-        // No compaction or received snapshot takes away what is read here: it stands still.
         let frozen = Frozen::of(&**backend, wanted)?;
         begin(frozen.size_bytes());
         frozen.send(send)

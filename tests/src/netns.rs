@@ -1,7 +1,7 @@
 //! Network namespaces: hosts on one bridge, each of which can be cut off.
 //! The bridge itself lives in a namespace of its own, so no address, route or device of the machine is used
-//! or changed; the only names outside are those of the namespaces, which carry the process id. They are
-//! removed on drop, after failures too. Needs root and `ip`.
+//! or changed; the only names outside are those of the namespaces, which carry the process id, and below
+//! `/etc/netns` those of hosts that have a name server. They are removed on drop, after failures too. Needs root and `ip`.
 
 use std::fs::File;
 use std::future::Future;
@@ -10,9 +10,14 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::cluster::Host;
+use crate::{binary, cluster::Host};
 
 const HUB_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 254);
+
+pub fn is_root() -> bool {
+    // SAFETY: geteuid cannot fail and has no effects.
+    unsafe { libc::geteuid() == 0 }
+}
 
 pub struct Network {
     prefix: String,
@@ -20,10 +25,15 @@ pub struct Network {
 }
 
 impl Network {
-    /// Makes `size` hosts, or says why that is not possible here.
-    pub fn new(size: usize) -> Result<Network, String> {
-        // SAFETY: geteuid cannot fail and has no effects.
-        if unsafe { libc::geteuid() } != 0 {
+    /// Makes `size` hosts; where that is not possible, says why, and the test is skipped.
+    pub fn or_skip(size: usize) -> Option<Network> {
+        let skip =
+            |reason| binary::missing(&format!("{reason} (run as root, with `ip` of the package iproute2)"));
+        Network::new(size).map_err(skip).ok()
+    }
+
+    fn new(size: usize) -> Result<Network, String> {
+        if !is_root() {
             return Err("network namespaces need root".to_string());
         }
         let network = Network { prefix: format!("keelson-{}", std::process::id()), size };

@@ -25,9 +25,10 @@ fn tamper_with(member: &Member) {
     std::fs::write(&path, bytes).expect("write the database");
 }
 
-async fn alarms(client: &Client) -> Vec<AlarmMember> {
+async fn alarms(client: &Client) -> Result<Vec<AlarmMember>, String> {
     let request = AlarmRequest { action: AlarmAction::Get as i32, ..Default::default() };
-    client.maintenance.clone().alarm(request).await.expect("alarms").into_inner().alarms
+    let answer = client.maintenance.clone().alarm(request).await.map_err(|status| status.to_string())?;
+    Ok(answer.into_inner().alarms)
 }
 
 async fn id_of(client: &Client) -> u64 {
@@ -40,7 +41,7 @@ async fn alarm_is_raised(cluster: &Cluster) {
     let corrupt =
         AlarmMember { member_id: id_of(&cluster.client(1)).await, alarm: AlarmType::Corrupt as i32 };
     eventually("the alarm", START_LIMIT, || async {
-        let raised = alarms(&client).await;
+        let raised = alarms(&client).await?;
         if raised == [corrupt] { Ok(()) } else { Err(format!("{raised:?}")) }
     })
     .await;

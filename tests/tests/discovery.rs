@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use integration::binary::{self, Binary};
 use integration::cluster::{Cluster, START_LIMIT};
-use integration::netns::{Network, inside};
+use integration::netns::{Network, inside, is_root};
 use integration::tls::Authority;
 use integration::{bounded, eventually};
 use simple_dns::rdata::{A, RData, SRV};
@@ -46,7 +46,6 @@ async fn through(service: &Cluster, more: &[String]) {
     assert_eq!(told, expected.collect::<Vec<_>>());
 
     let mut late = Cluster::builder(&ours, 1).build();
-    late.members[0].name = "late".into();
     late.members[0].discover(&flags);
     late.members[0].spawn();
     late.members[0].exited().await;
@@ -128,8 +127,7 @@ async fn a_service_without_the_cluster_says_so() {
 /// The first process of a container gets no signal that it does not ask for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiting_member_ends_by_a_signal_as_first_process_too() {
-    // SAFETY: takes and touches nothing.
-    if unsafe { libc::geteuid() } != 0 {
+    if !is_root() {
         return binary::missing("a process namespace needs root");
     }
     bounded(4 * START_LIMIT, async {
@@ -138,7 +136,7 @@ async fn a_waiting_member_ends_by_a_signal_as_first_process_too() {
         sized(&service).await;
         let free = integration::cluster::free_url;
         let (client_url, peer) = (free(), free());
-        let mut unshare = std::process::Command::new("unshare");
+        let mut unshare = Command::new("unshare");
         unshare.args(["--pid", "--fork", "--kill-child"]).arg(&binary::ours().path);
         unshare.arg("--data-dir").arg(directory.path().join("data"));
         unshare.args(["--name=lonely", "--discovery-token=some-token"]);
@@ -163,12 +161,12 @@ async fn a_waiting_member_ends_by_a_signal_as_first_process_too() {
             }
         })
         .await;
-        let first = format!("/proc/{0}/task/{0}/children", started.id());
+        let first = format!("/proc/{0}/task/{0}/children", started.id().expect("it runs"));
         let first = std::fs::read_to_string(first).expect("the children").trim().parse().expect("one child");
         // SAFETY: kill has no memory effects; the process is there until its parent, which waits, has seen its end.
         assert_eq!(unsafe { libc::kill(first, libc::SIGTERM) }, 0);
-        let mut ended = || started.try_wait().expect("a child").ok_or_else(|| "it goes on".to_owned());
-        let status = eventually("its end", START_LIMIT, || std::future::ready(ended())).await;
+        let ended = tokio::time::timeout(START_LIMIT, started.wait()).await;
+        let status = ended.expect("it ends").expect("a child");
         assert!(status.success(), "{status}");
     })
     .await;
@@ -216,13 +214,7 @@ async fn serve_names(address: IpAddr, peers: Vec<SocketAddr>, clients: Vec<Socke
 
 #[test]
 fn members_find_each_other_by_dns() {
-    let network = match Network::new(3) {
-        Ok(network) => network,
-        Err(reason) => {
-            binary::missing(&format!("{reason} (run as root, with `ip` of the package iproute2)"));
-            return;
-        }
-    };
+    let Some(network) = Network::or_skip(3) else { return };
     let Some(peer) = binary::peer("3.5.") else { return };
     let kinds: [Binary; 3] = [binary::ours(), peer, binary::ours()];
     let hosts = network.hosts();

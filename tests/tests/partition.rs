@@ -12,13 +12,7 @@ const ELECTION_LIMIT: Duration = Duration::from_secs(30);
 
 #[test]
 fn an_isolated_leader_is_replaced_and_refuses() {
-    let network = match Network::new(3) {
-        Ok(network) => network,
-        Err(reason) => {
-            binary::missing(&format!("{reason} (run as root, with `ip` of the package iproute2)"));
-            return;
-        }
-    };
+    let Some(network) = Network::or_skip(3) else { return };
     let server = binary::ours();
     let (hub, hosts) = (network.hub(), network.hosts());
     inside(&hub, move || {

@@ -69,7 +69,8 @@ async fn follow(
                 continue;
             }
         };
-        if told.created && told.canceled && told.compact_revision == 0 {
+        let has_users = !world.rights.borrow().changes.is_empty();
+        if told.created && told.canceled && told.compact_revision == 0 && has_users {
             // Nobody may watch without a token, and ours may be gone.
             stream.forget();
             return None;

@@ -354,26 +354,34 @@ fn lease_keeps_counting(world: &mut World, plan: &Plan) -> Lived {
     };
     let lease = world.notes.next_lease(ttl_seconds);
     ask_and_wait(world, leader, Request::Grant { lease, ttl_seconds })?;
+    // Users whose token has ended are refused.
+    let Some(granted) = seconds_left(world, leader, lease)?.filter(|left| *left > 0) else { return Ok(()) };
     let granted_ns = world.now_ns;
     world.run_until(granted_ns + COUNTED_NS)?;
     world.hand_over(leader, next);
     world.run_until(world.now_ns + 3 * SECOND)?;
-    let Some(leader) = leads(world) else { return Ok(()) };
-    let Some(life) = &world.members[leader].life else { return Ok(()) };
-    let node = life.node.clone();
-    let left = answer_of(world, leader, async move { node.lease_time_to_live(lease, false).await });
-    let Ok(left) = left? else { return Ok(()) };
+    let Some(successor) = leads(world).filter(|it| *it != leader) else { return Ok(()) };
+    let Some(left) = seconds_left(world, successor, lease)? else { return Ok(()) };
     // The leader before may have ended without its last note; a new one adds an election timeout.
     let counted = (world.now_ns - granted_ns) / SECOND;
     let noted = counted.saturating_sub(3 + 2 * plan.lease_notes_ms.div_ceil(1000) + 3) as i64;
-    if left.ttl > ttl_seconds - noted {
+    // Both ends are told in whole seconds.
+    if left > ttl_seconds - noted || left < granted - counted as i64 - 2 {
         return Err(format!(
-            "leases: lease {lease} of {ttl_seconds} s has {} s left after {counted} s and a change of leaders",
-            left.ttl
+            "leases: lease {lease} with {granted} of {ttl_seconds} s left has {left} s after {counted} s and a \
+             change of leaders"
         ));
     }
     world.probe("lease counted on by the next leader");
     Ok(())
+}
+
+/// What a member says a lease has left, below zero if there is none; `None` if it does not answer.
+fn seconds_left(world: &mut World, member: usize, lease: i64) -> Lived<Option<i64>> {
+    let Some(life) = &world.members[member].life else { return Ok(None) };
+    let node = life.node.clone();
+    let left = answer_of(world, member, async move { node.lease_time_to_live(lease, false).await });
+    Ok(left?.ok().map(|left| left.ttl))
 }
 
 /// Ends of leases that no client asked for, as if the cluster had revoked them.

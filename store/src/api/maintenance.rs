@@ -1,6 +1,7 @@
 //! Maintenance: status, alarms, hashes, leadership.
 
 use std::{
+    cell::Cell,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -11,6 +12,7 @@ use proto::{
     etcdserverpb::{self as pb, AlarmType, alarm_request::AlarmAction, downgrade_request::DowngradeAction},
     membershippb,
 };
+use tokio::sync::mpsc;
 use tonic::{Code, Status};
 
 use super::{
@@ -20,11 +22,14 @@ use super::{
     kv,
     router::Context,
 };
-use crate::{apply, config, node::Node};
+use crate::{
+    apply, config,
+    node::{Node, runtime::Runtime, snapshot::SnapshotError},
+};
 
 /// A client that takes nothing of a snapshot for so long gets no more: few can be made at the same time.
 const STALL_LIMIT: Duration = Duration::from_secs(60);
-/// Pieces of a snapshot made before the client has taken those before.
+/// Pieces of a snapshot made before the client has taken those before; the last place is for its end.
 const PIECES_AHEAD: usize = 4;
 
 pub async fn status(node: &Arc<Node>, _: pb::StatusRequest) -> Result<Bytes, Status> {
@@ -105,28 +110,39 @@ pub async fn snapshot(context: Context, requests: Requests) -> Result<Response<B
     let pb::SnapshotRequest {} = requests.single().await?;
     let node = context.node.clone();
     let permit = node.may_save()?;
-    let (sender, frames) = tokio::sync::mpsc::channel(PIECES_AHEAD);
+    let (sender, frames) = mpsc::channel(PIECES_AHEAD);
     let saver = node.clone();
     let save = move || {
-        let remaining_bytes = std::cell::Cell::new(0);
-        let mut send = |blob: Bytes| {
-            // The digest is not part of what is announced.
-            remaining_bytes.set(remaining_bytes.get() - (blob.len() as u64).min(remaining_bytes.get()));
-            let version = STORAGE_VERSION.to_owned();
-            let piece =
-                pb::SnapshotResponse { header: None, remaining_bytes: remaining_bytes.get(), blob, version };
-            let sent = saver.runtime.wait(STALL_LIMIT, sender.send(Ok(grpc::frame(&piece))));
-            sent.is_some_and(|sent| sent.is_ok())
-        };
-        let begin = |size_bytes: u64| remaining_bytes.set(size_bytes - bbolt::digest::SHA256_BYTES as u64);
-        if let Err(error) = saver.save(begin, &mut send) {
-            tracing::warn!(%error, "failed to send a snapshot to a client");
-            let _ = sender.try_send(Err(Status::new(Code::Unknown, error.to_string())));
-        }
+        send_pieces(&saver.runtime, &sender, |begin, send| saver.save(begin, send));
         drop(permit);
     };
     tokio::spawn(async move { node.runtime.work(save).await });
     Ok(grpc::respond(Body::Stream(frames)))
+}
+
+/// Sends what `save` gives, and last of all why it breaks off, if it does. `save` tells the length first.
+fn send_pieces(
+    runtime: &Runtime,
+    sender: &mpsc::Sender<Result<Bytes, Status>>,
+    save: impl FnOnce(&mut dyn FnMut(u64), &mut dyn FnMut(Bytes) -> bool) -> Result<(), SnapshotError>,
+) {
+    // Who takes too long finds pieces waiting, and must not take their end for that of the state.
+    let Ok(last) = sender.try_reserve() else { return };
+    let remaining_bytes = Cell::new(0);
+    let mut send = |blob: Bytes| {
+        // The digest is not part of what is announced.
+        remaining_bytes.set(remaining_bytes.get() - (blob.len() as u64).min(remaining_bytes.get()));
+        let version = STORAGE_VERSION.to_owned();
+        let piece =
+            pb::SnapshotResponse { header: None, remaining_bytes: remaining_bytes.get(), blob, version };
+        let sent = runtime.wait(STALL_LIMIT, sender.send(Ok(grpc::frame(&piece))));
+        sent.is_some_and(|sent| sent.is_ok())
+    };
+    let mut begin = |size_bytes: u64| remaining_bytes.set(size_bytes - bbolt::digest::SHA256_BYTES as u64);
+    if let Err(error) = save(&mut begin, &mut send) {
+        tracing::warn!(%error, "failed to send a snapshot to a client");
+        last.send(Err(Status::new(Code::Unknown, error.to_string())));
+    }
 }
 
 pub async fn move_leader(node: &Arc<Node>, request: pb::MoveLeaderRequest) -> Result<Bytes, Status> {
@@ -184,4 +200,24 @@ fn downgrade_answer(node: &Node) -> Result<Bytes, Status> {
     let current = membership.minor_version().unwrap_or_default();
     let version = format!("{}.{}", current.0, current.1);
     Ok(grpc::frame(&pb::DowngradeResponse { header: Some(node.header(0)), version }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::clock::Clock;
+
+    #[test]
+    fn a_receiver_that_took_too_long_is_told_so_behind_the_pieces_it_left() {
+        let (sender, mut frames) = mpsc::channel(PIECES_AHEAD);
+        let runtime = Runtime::simulated(Clock::simulated(), 1);
+        send_pieces(&runtime, &sender, |begin, send| {
+            begin(1 << 20);
+            while send(Bytes::from_static(b"piece")) {}
+            Err(SnapshotError::Cancelled)
+        });
+        drop(sender);
+        let ends = std::iter::from_fn(|| frames.blocking_recv()).map(|it| it.is_ok()).collect::<Vec<_>>();
+        assert_eq!(ends, [true, true, true, false]);
+    }
 }

@@ -8,7 +8,10 @@ use std::{
     fs, io,
     ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use rocksdb::{
@@ -46,6 +49,8 @@ pub struct Rocks {
     write_options: WriteOptions,
     /// Of files that fill a bucket.
     file_options: Options,
+    /// Frozen states there are.
+    frozen: AtomicUsize,
 }
 
 impl From<rocksdb::Error> for BackendError {
@@ -79,7 +84,7 @@ impl Rocks {
         write_options.disable_wal(true);
         let mut file_options = family_options(settings, &Cache::new_lru_cache(0));
         file_options.set_bytes_per_sync(BYTES_PER_SYNC);
-        Arc::new(Rocks { db, write_options, file_options })
+        Arc::new(Rocks { db, write_options, file_options, frozen: AtomicUsize::new(0) })
     }
 
     fn family(&self, bucket: Bucket) -> &ColumnFamily {
@@ -190,6 +195,12 @@ struct Frozen<'a> {
     snapshot: SnapshotWithThreadMode<'a, DB>,
 }
 
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.rocks.frozen.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Read for Frozen<'_> {
     fn get(&self, bucket: Bucket, key: &[u8]) -> Result<Option<Vec<u8>>> {
         Ok(self.snapshot.get_cf(self.rocks.family(bucket), key)?)
@@ -298,8 +309,12 @@ impl Backend for Rocks {
         let mut last = self.db.raw_iterator_cf(family);
         last.seek_to_last();
         let last = last.key().map(<[u8]>::to_vec).unwrap_or_default();
-        // Whole files first. The rest must leave the upper levels, or files that fill the bucket could not go to the last.
-        self.db.delete_file_in_range_cf(family, &first, &last)?;
+        // Whole files first, unless a frozen state may need them: RocksDB does not ask. One that begins now finds what was
+        // written before.
+        if self.frozen.load(Ordering::SeqCst) == 0 {
+            self.db.delete_file_in_range_cf(family, &first, &last)?;
+        }
+        // The rest must leave the upper levels, or files that fill the bucket could not go to the last.
         self.db.delete_range_cf_opt(family, &first, &last, &self.write_options)?;
         self.db.delete_cf_opt(family, &last, &self.write_options)?;
         self.flush()?;
@@ -314,6 +329,7 @@ impl Backend for Rocks {
     }
 
     fn freeze(&self) -> Box<dyn Read + '_> {
+        self.frozen.fetch_add(1, Ordering::SeqCst);
         Box::new(Frozen { rocks: self, snapshot: self.db.snapshot() })
     }
 
@@ -378,6 +394,37 @@ mod tests {
         }
         let found = Rocks::open(copy.path(), Settings::default()).unwrap();
         assert_eq!(read(&found), (2..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_is_frozen_stays_when_its_bucket_is_cleared() {
+        let home = tempfile::tempdir().unwrap();
+        let rocks = Rocks::open(home.path(), Settings::default()).unwrap();
+        let fill = |keys: std::ops::Range<u64>| {
+            let mut filling = rocks.fill(Bucket::Key).unwrap();
+            for key in keys {
+                filling.put(&key.to_be_bytes(), b"value").unwrap();
+            }
+            filling.finish().unwrap();
+        };
+        fill(0..100);
+        let count = |state: &dyn Read| {
+            let mut count = 0;
+            let mut visit = |_: &[u8], _: &[u8]| {
+                count += 1;
+                ControlFlow::Continue(())
+            };
+            state.scan(Bucket::Key, &[], None, &mut visit).unwrap();
+            count
+        };
+        let frozen = rocks.freeze();
+        rocks.clear(Bucket::Key).unwrap();
+        fill(50..60);
+        assert_eq!(count(&*frozen), 100);
+        assert_eq!(count(&*rocks), 10);
+        drop(frozen);
+        rocks.clear(Bucket::Key).unwrap();
+        assert_eq!(count(&*rocks), 0);
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub enum SnapshotError {
         wanted: u64,
         found: u64,
     },
+    /// A received state is taking the place of the one there was.
+    Installing,
     /// The receiver went away.
     Cancelled,
 }
@@ -62,6 +64,9 @@ impl std::fmt::Display for SnapshotError {
             SnapshotError::Malformed(what) => write!(f, "snapshot: {what}"),
             SnapshotError::TooOld { wanted, found } => {
                 write!(f, "snapshot: the backend is at index {found}, wanted {wanted}")
+            }
+            SnapshotError::Installing => {
+                f.write_str("snapshot: a received snapshot is being installed; try again")
             }
             SnapshotError::Cancelled => f.write_str("snapshot: the receiver went away"),
         }
@@ -126,9 +131,12 @@ enum Item<'a> {
 }
 
 impl<'a> Frozen<'a> {
-    /// Freezes what `backend` holds now, which must be at or behind raft index `wanted`.
+    /// Freezes what `backend` holds now, which must be at raft index `wanted` or past it.
     pub fn of(backend: &'a dyn Backend, wanted: u64) -> Result<Frozen<'a>, SnapshotError> {
         let state = backend.freeze();
+        if state.get(Bucket::Meta, meta::INSTALLING)?.is_some() {
+            return Err(SnapshotError::Installing);
+        }
         let metadata = metadata(&*state)?;
         if metadata.index < wanted {
             return Err(SnapshotError::TooOld { wanted, found: metadata.index });
@@ -220,7 +228,7 @@ pub struct Opening {
     pub size_bytes: u64,
 }
 
-/// Streams a frozen state that is at or behind raft index `wanted`; tells what it is first.
+/// Streams a frozen state that is at raft index `wanted` or past it; tells what it is first.
 pub fn stream(
     backend: &dyn Backend,
     wanted: u64,
@@ -491,6 +499,17 @@ mod tests {
             assert!(verify(&damaged.as_slice()).is_err(), "byte {at}");
             assert!(verify(&&bytes[..at]).is_err(), "cut at {at}");
         }
+    }
+
+    #[test]
+    fn a_state_that_is_being_replaced_is_refused() {
+        let state = filled();
+        let mut batch = Batch::default();
+        batch.put(Bucket::Meta, meta::INSTALLING, &20_u64.to_be_bytes());
+        state.write(&batch).unwrap();
+        let (ready, _keep) = oneshot::channel();
+        let outcome = stream(&state, 0, ready, &mut |_| true);
+        assert!(matches!(outcome, Err(SnapshotError::Installing)));
     }
 
     #[test]

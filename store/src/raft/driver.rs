@@ -434,10 +434,13 @@ impl Driver {
             self.waiting.extend(entries);
             return Ok(());
         }
-        let entries = self.hand_over_first(entries);
-        if entries.is_empty() {
-            return Err(StepError::Refused);
-        }
+        let (entries, successor) = self.without_own_removal(entries);
+        let outcome = if entries.is_empty() { Err(StepError::Refused) } else { self.step_proposal(entries) };
+        self.hand_over(successor);
+        outcome
+    }
+
+    fn step_proposal(&mut self, entries: Vec<raftpb::Entry>) -> Result<(), StepError> {
         let mut message = eraftpb::Message {
             msg_type: MessageType::MsgPropose,
             from: self.node.raft.id,
@@ -447,28 +450,37 @@ impl Driver {
         self.node.step(message).map_err(|_| StepError::Refused)
     }
 
-    /// What may be proposed of `entries`. A leader of two voters that carries out its own removal stops, perhaps before
-    /// the other has learned that it is alone, which would then wait for it for ever: it lets the other lead instead.
-    fn hand_over_first(&mut self, mut entries: Vec<raftpb::Entry>) -> Vec<raftpb::Entry> {
+    /// What may be proposed of `entries`, and who is to lead then. A leader of two voters that carries out its own
+    /// removal stops, perhaps before the other has learned that it is alone, which would then wait for it for ever: it
+    /// lets the other lead instead.
+    fn without_own_removal(&self, mut entries: Vec<raftpb::Entry>) -> (Vec<raftpb::Entry>, Option<u64>) {
         let raft = &self.node.raft;
         let own = raft.id;
         let voters: Vec<u64> = raft.prs().conf().voters().ids().iter().collect();
-        let [one, other] = voters[..] else { return entries };
+        let [one, other] = voters[..] else { return (entries, None) };
         let before = entries.len();
         if raft.state == StateRole::Leader && (one == own || other == own) {
             entries.retain(|entry| !removes(entry, own));
         }
-        if entries.len() < before {
-            self.node.transfer_leader(if one == own { other } else { one });
+        let successor = if one == own { other } else { one };
+        let hands_over = entries.len() < before;
+        (entries, hands_over.then_some(successor))
+    }
+
+    /// Behind what was proposed together with it: nothing is, once a hand-over has begun.
+    fn hand_over(&mut self, successor: Option<u64>) {
+        if let Some(successor) = successor {
+            self.node.transfer_leader(successor);
         }
-        entries
     }
 
     fn message(&mut self, mut message: raftpb::Message) -> Result<(), StepError> {
+        let mut successor = None;
         if message.r#type == raftpb::MessageType::MsgProp as i32 {
             let is_empty = message.entries.is_empty();
-            message.entries = self.hand_over_first(message.entries);
+            (message.entries, successor) = self.without_own_removal(message.entries);
             if message.entries.is_empty() && !is_empty {
+                self.hand_over(successor);
                 return Err(StepError::Refused);
             }
         }
@@ -478,7 +490,9 @@ impl Driver {
         if message.msg_type == MessageType::MsgTimeoutNow && self.is_installing() {
             return Ok(());
         }
-        self.node.step(message).map_err(|_| StepError::Refused)
+        let outcome = self.node.step(message).map_err(|_| StepError::Refused);
+        self.hand_over(successor);
+        outcome
     }
 
     /// Refuses what would make the `raft` crate panic: no peer, however broken, may stop this member.
@@ -559,7 +573,6 @@ impl Driver {
     }
 }
 
-/// Refuses a configuration that the crate could not restore: somebody votes, and nobody is in it twice.
 /// Whether an entry takes a member out of the cluster.
 fn removes(entry: &raftpb::Entry, id: u64) -> bool {
     let removal = raftpb::ConfChangeType::ConfChangeRemoveNode as i32;
@@ -573,6 +586,7 @@ fn removes(entry: &raftpb::Entry, id: u64) -> bool {
     }
 }
 
+/// Refuses a configuration that the crate could not restore: somebody votes, and nobody is in it twice.
 fn check_snapshot(metadata: &eraftpb::SnapshotMetadata) -> Result<(), &'static str> {
     let exists = |number: u64| (1..=MAX_NUMBER).contains(&number);
     if !exists(metadata.index) || !exists(metadata.term) {

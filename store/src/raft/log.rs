@@ -48,6 +48,18 @@ impl Log {
         self.size_bytes
     }
 
+    /// Up to where entries would have to go for the rest to have no more than this many bytes.
+    pub fn within(&self, max_bytes: usize) -> u64 {
+        let (mut index, mut left) = (self.compacted.0, self.size_bytes);
+        for entry in &self.entries {
+            if left <= max_bytes {
+                break;
+            }
+            (index, left) = (entry.index, left - entry.data.len());
+        }
+        index
+    }
+
     /// Adds entries, replacing any held at or after the first of them.
     pub fn append(&mut self, entries: &[Entry]) {
         let Some(first) = entries.first() else { return };

@@ -66,7 +66,7 @@ impl Retention {
         let usual = applied.saturating_sub(self.catch_up_entries);
         let index = if log.size_bytes() > self.max_bytes {
             // What is usually kept may be too much by itself.
-            if usual >= log.first() { usual } else { applied }
+            log.within(self.max_bytes).max(usual).min(applied)
         } else if applied.saturating_sub(log.first()) > self.catch_up_entries + self.snapshot_count {
             // Who needs what is gone already will get another snapshot anyway.
             let held = self.sent.values().map(|sent| sent.index).filter(|index| index + 1 >= log.first());
@@ -152,5 +152,20 @@ mod tests {
         assert_eq!(subject.cut(&large, 1100), Some(1090), "what is gone helps nobody");
         subject.tick(|_| None);
         assert_eq!(subject.cut(&log(500), 500), Some(490));
+    }
+
+    #[test]
+    fn large_entries_stay_within_the_bound_as_they_come() {
+        let subject = retention();
+        let mut log = log(61);
+        for index in 62..200 {
+            log.append(&[Entry { index, term: 1, data: vec![0; 3000].into(), ..Entry::default() }]);
+            if let Some(cut) = subject.cut(&log, index) {
+                log.compact(cut);
+            }
+            assert!(log.size_bytes() <= 10_000, "{} bytes at {index}", log.size_bytes());
+        }
+        assert_eq!(log.first(), 197, "three of them fit");
+        assert_eq!(subject.cut(&log, 199), None);
     }
 }
