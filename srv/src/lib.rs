@@ -15,7 +15,7 @@ const SRV: c_int = 33;
 const TRY_AGAIN: c_int = 2;
 const NO_RECOVERY: c_int = 3;
 
-/// Hosts, without a dot at the end, and ports of `_<service>._tcp.<domain>`, in the search domains too. Blocks.
+/// Hosts, without a dot at the end, and ports of `_<service>._tcp.<domain>`, in the search domains too; by priority. Blocks.
 pub fn look_up(service: &str, domain: &str) -> Result<Vec<(String, u16)>, String> {
     let name = format!("_{service}._tcp.{domain}");
     let found = ask(&name).and_then(|answer| records(&answer).map_err(|error| error.to_string()));
@@ -50,11 +50,17 @@ fn ask(name: &str) -> Result<Vec<u8>, String> {
 
 fn records(answer: &[u8]) -> Result<Vec<(String, u16)>, simple_dns::SimpleDnsError> {
     let packet = Packet::parse(answer)?;
-    let target = |data: &RData| match data {
-        RData::SRV(srv) => Some((srv.target.to_string().trim_end_matches('.').to_owned(), srv.port)),
-        _ => None,
-    };
-    Ok(packet.answers.iter().filter_map(|record| target(&record.rdata)).collect())
+    let mut found = Vec::new();
+    for record in &packet.answers {
+        let RData::SRV(srv) = &record.rdata else { continue };
+        let target = srv.target.to_string().trim_end_matches('.').to_owned();
+        // The root as target: the service is not offered.
+        if !target.is_empty() {
+            found.push((srv.priority, target, srv.port));
+        }
+    }
+    found.sort_by_key(|(priority, ..)| *priority);
+    Ok(found.into_iter().map(|(_, target, port)| (target, port)).collect())
 }
 
 #[cfg(test)]
@@ -64,14 +70,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn records_of_other_kinds_are_passed_over() {
+    fn hosts_come_by_priority_and_other_records_are_passed_over() {
         let name = Name::new_unchecked("_etcd-client._tcp.example.com");
         let mut packet = Packet::new_reply(7);
         let mut add = |data| packet.answers.push(ResourceRecord::new(name.clone(), CLASS::IN, 60, data));
         add(RData::A(rdata::A { address: 1 }));
-        for (host, port) in [("a.example.com", 2379), ("b.example.com", 1)] {
+        for (priority, host, port) in [(2, "b.example.com", 1), (1, "a.example.com", 2379), (0, "", 0)] {
             let target = Name::new_unchecked(host);
-            add(RData::SRV(rdata::SRV { priority: 0, weight: 0, port, target }));
+            add(RData::SRV(rdata::SRV { priority, weight: 0, port, target }));
         }
         let bytes = packet.build_bytes_vec_compressed().unwrap();
         let expected = [("a.example.com".to_owned(), 2379), ("b.example.com".to_owned(), 1)];

@@ -42,7 +42,7 @@ fn main() -> ExitCode {
             return ExitCode::from(refusal.exit_code() as u8);
         }
     };
-    let _log = match log::init(&config) {
+    let log = match log::init(&config) {
         Ok(guard) => guard,
         Err(error) => {
             eprintln!("{error}");
@@ -53,7 +53,11 @@ fn main() -> ExitCode {
         tracing::warn!(subject = warning.subject, "{}", warning.message);
     }
     match run(*config) {
-        Ok(Ending::Signal(signal)) => die_by(signal),
+        Ok(Ending::Signal(signal)) => {
+            // All is written then.
+            drop(log);
+            die_by(signal)
+        }
         // As etcd: nothing is left to do.
         Ok(Ending::ByItself(End::Removed)) => ExitCode::SUCCESS,
         Ok(Ending::ByItself(End::Failed(reason))) | Err(reason) => {
@@ -138,16 +142,17 @@ async fn wait_for_signal() -> Result<i32, String> {
     })
 }
 
-/// As etcd does: the shell sees that the signal ended the process, but for the first process of a container.
-fn die_by(signal: i32) -> ExitCode {
-    if std::process::id() != 1 {
-        // SAFETY: both calls take plain numbers; the process ends here.
-        unsafe {
+/// As etcd does: the shell sees that the signal ended the process, but for the first process of a container. Either way
+/// nothing is tidied up any more: a start may be under way still.
+fn die_by(signal: i32) -> ! {
+    // SAFETY: all calls take plain numbers; the process ends here.
+    unsafe {
+        if libc::getpid() != 1 {
             libc::signal(signal, libc::SIG_DFL);
             libc::raise(signal);
         }
+        libc::_exit(0)
     }
-    ExitCode::SUCCESS
 }
 
 /// RocksDB allocates through the C library, which by default keeps an arena per thread and gives little of it back.

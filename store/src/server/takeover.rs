@@ -2,8 +2,9 @@
 //!
 //! Its log is read as it is; its database, `snap/db`, is copied into the backend, as a received snapshot is, and, once
 //! the member is found sound, set aside as `db.taken-over`. A crash in between begins again. Names and client URLs of
-//! members, which 3.5 keeps in its v2 store alone, come from the newest snapshot and the log. The state stands at the last entry that the database
-//! holds; members up to 3.4 do not always note it there, so the newest snapshot marker counts too.
+//! members, which 3.5 keeps in its v2 store alone, come from the newest snapshot and the log. The state stands at the
+//! last entry that the database holds; members up to 3.4 do not always note it there, so the newest snapshot marker
+//! counts too.
 //! Source: etcd `server/storage/backend.go` (RecoverSnapshotBackend), `server/storage/schema`.
 
 use std::path::Path;
@@ -64,10 +65,14 @@ pub fn take_over(
         index = metadata.index,
         "taking over the data of a stock etcd; this takes a while"
     );
-    // The tree that was saved belongs to the data before; it may not be there.
-    let _ = disk.remove_file(&snap_dir.join(TREE_FILE));
     let file = disk.open(&source, Mode::Read).map_err(failed("snapshot"))?;
     let file = snapshot::Stored(&*file);
+    if get(meta::CONSISTENT_INDEX)?.is_some() {
+        // What is there goes before the new comes: not for what is damaged.
+        snapshot::verify(&file).map_err(failed("snapshot"))?;
+    }
+    // The tree that was saved belongs to the data before; it may not be there.
+    let _ = disk.remove_file(&snap_dir.join(TREE_FILE));
     let mut named = Attributes::of_v2_store(newest.data.as_deref().unwrap_or_default());
     for entry in entries.iter().filter(|entry| entry.index <= metadata.index) {
         let request = entry.data.clone().and_then(|data| pb::Request::decode(data).ok());
@@ -148,4 +153,74 @@ pub fn follow(state: &mut raftpb::ConfState, entry: &raftpb::Entry) -> Result<()
     state.voters.sort_unstable();
     state.learners.sort_unstable();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::ControlFlow;
+
+    use proto::mvccpb;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::backend::{Batch, Read, memory::Memory, schema::Revision};
+
+    const SNAP_DIR: &str = "/data/member/snap";
+
+    /// A database that stands at an index, and its bytes.
+    fn database(at: u64) -> Vec<u8> {
+        let source = Memory::default();
+        let mut batch = Batch::default();
+        for number in 2..2000 {
+            let kv = mvccpb::KeyValue {
+                key: format!("k{number}").into(),
+                value: vec![at as u8; 100].into(),
+                mod_revision: number,
+                ..Default::default()
+            };
+            batch.put(Bucket::Key, &Revision::new(number, 0).encode(false), &kv.encode_to_vec());
+        }
+        batch.put(Bucket::Meta, meta::CONSISTENT_INDEX, &at.to_be_bytes());
+        batch.put(Bucket::Meta, meta::TERM, &2_u64.to_be_bytes());
+        source.write(&batch).unwrap();
+        let (ready, _opening) = oneshot::channel();
+        let mut bytes = Vec::new();
+        snapshot::stream(&source, at, ready, &mut |chunk| {
+            bytes.extend_from_slice(&chunk);
+            true
+        })
+        .unwrap();
+        bytes
+    }
+
+    fn take(disk: &disk::Sim, backend: &Memory, bytes: &[u8]) -> Result<bool, StartError> {
+        let dir = Path::new(SNAP_DIR);
+        disk.create_dir_all(dir).unwrap();
+        disk.create(&dir.join(STOCK_DATABASE)).unwrap().write_at(bytes, 0).unwrap();
+        take_over(disk, backend, dir, &raftpb::Snapshot { metadata: Default::default(), data: None }, &[])
+    }
+
+    #[test]
+    fn damage_of_newer_data_leaves_what_was_taken_over_before() {
+        let (disk, backend) = (disk::Sim::new(), Memory::default());
+        assert!(take(&disk, &backend, &database(9)).unwrap());
+        let keys = || {
+            let mut count = 0;
+            let mut visit = |_: &[u8], _: &[u8]| {
+                count += 1;
+                ControlFlow::Continue(())
+            };
+            backend.scan(Bucket::Key, &[], None, &mut visit).unwrap();
+            (count, snapshot::metadata(&backend).unwrap().index)
+        };
+        assert_eq!(keys(), (1998, 9));
+        let mut newer = database(20);
+        let middle = newer.len() / 2;
+        newer[middle..middle + 4096].fill(0xff);
+        let error = take(&disk, &backend, &newer).unwrap_err();
+        assert!(error.0.starts_with("snapshot: "), "{error}");
+        assert_eq!(keys(), (1998, 9));
+        assert!(take(&disk, &backend, &database(20)).unwrap());
+        assert_eq!(keys(), (1998, 20));
+    }
 }
