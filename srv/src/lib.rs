@@ -5,7 +5,7 @@
 
 use std::ffi::{CString, c_char, c_int};
 
-use simple_dns::{Packet, rdata::RData};
+use simple_dns::{Name, Packet, rdata::RData};
 
 /// Longest answer that DNS has.
 const MAX_ANSWER_BYTES: usize = 65_535;
@@ -29,6 +29,8 @@ fn ask(name: &str) -> Result<Vec<u8>, String> {
         /// Where this thread's `h_errno` is.
         fn __h_errno_location() -> *mut c_int;
     }
+    // There can be none with such a name.
+    Name::new(name.trim_end_matches('.')).map_err(|_| "no such host")?;
     let name = CString::new(name).map_err(|_| "no such host")?;
     let mut answer = vec![0; MAX_ANSWER_BYTES];
     // SAFETY: the name ends in a zero, and `answer` has the length that is told.
@@ -65,7 +67,7 @@ fn records(answer: &[u8]) -> Result<Vec<(String, u16)>, simple_dns::SimpleDnsErr
 
 #[cfg(test)]
 mod tests {
-    use simple_dns::{CLASS, Name, ResourceRecord, rdata};
+    use simple_dns::{CLASS, ResourceRecord, rdata};
 
     use super::*;
 
