@@ -407,6 +407,10 @@ mod tests {
             }
             filling.finish().unwrap();
         };
+        // As there always are: to RocksDB a snapshot of nothing written is none.
+        let mut mark = Batch::default();
+        mark.put(Bucket::Meta, b"mark", b"");
+        rocks.write(&mark).unwrap();
         fill(0..100);
         let count = |state: &dyn Read| {
             let mut count = 0;
