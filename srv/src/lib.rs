@@ -15,7 +15,8 @@ const SRV: c_int = 33;
 const TRY_AGAIN: c_int = 2;
 const NO_RECOVERY: c_int = 3;
 
-/// Hosts, without a dot at the end, and ports of `_<service>._tcp.<domain>`, in the search domains too; by priority. Blocks.
+/// Hosts, without a dot at the end, and ports of `_<service>._tcp.<domain>`, in the search domains too, by priority.
+/// Blocks.
 pub fn look_up(service: &str, domain: &str) -> Result<Vec<(String, u16)>, String> {
     let name = format!("_{service}._tcp.{domain}");
     let found = ask(&name).and_then(|answer| records(&answer).map_err(|error| error.to_string()));

@@ -150,6 +150,7 @@ async fn a_waiting_member_ends_by_a_signal_as_first_process_too() {
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log)
+            .kill_on_drop(true)
             .spawn()
             .expect("unshare");
         let client = service.client(0);

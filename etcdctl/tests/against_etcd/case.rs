@@ -210,8 +210,8 @@ fn error_line(line: &str) -> Option<String> {
     Some(format!("{level} {}\n", message.trim_end_matches('}')))
 }
 
-/// Blanks what cannot be equal: `took` (times), `remaining` (of a lease), `id` (chosen by a server), `size` (of a database,
-/// which depends on how its writes fell together).
+/// Blanks what cannot be equal: `took` (times), `remaining` (of a lease), `id` (chosen by a server), `size` (of a
+/// database, which depends on how its writes fell together).
 fn masked(text: &str, what: &str) -> String {
     let starts: &[&str] = match what {
         "took" => &["took = ", "\"took\":\"", "\"Took\" : "],
