@@ -1,5 +1,5 @@
-//! Writes and reads a database and says how fast: `cargo run --release -p bbolt --example speed -- [MIB] [VALUE BYTES]`.
-//! The file lies in the directory for temporary files, and in the page cache if memory allows.
+//! Writes and reads a database and says how fast: `cargo run --release -p bbolt --example speed -- [MIB] [VALUE
+//! BYTES]`. The file lies in the directory for temporary files, and in the page cache if memory allows.
 
 use std::error::Error;
 use std::fs;

@@ -1,17 +1,19 @@
-//! The etcd v3 client: one call per RPC over a list of endpoints, tried in turn. It never prints.
+//! The etcd v3 client: one call per RPC over a list of endpoints, tried in turn. It prints nothing
+//! but a line of log on why no endpoint could be reached.
 //! A request that never left is tried on the next endpoint until the time limit; one that may have left is tried
 //! again only if it reads. `connection` holds the channels, `tls` their encryption, `login` the token of calls, `watch`
-//! the watch stream, `queue` the recipe behind locks and elections, `error` etcd's error texts.
+//! the watch stream, `metrics` what a member says of itself over HTTP, `queue` the recipe behind locks and elections,
+//! `error` etcd's error texts.
 
 mod connection;
 mod error;
 mod login;
+pub mod metrics;
 pub mod queue;
 pub mod tls;
 pub mod watch;
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
@@ -33,6 +35,8 @@ pub use error::Error;
 pub use login::Credentials;
 use login::Login;
 
+use crate::log;
+
 #[derive(Clone)]
 pub struct Options {
     pub dial_timeout: Duration,
@@ -43,7 +47,7 @@ pub struct Options {
     pub max_request_bytes: usize,
     pub max_response_bytes: usize,
     /// For endpoints that do not say whether they speak TLS, and for those that say they do.
-    pub tls: Option<Arc<rustls::ClientConfig>>,
+    pub tls: Option<tls::Tls>,
     pub credentials: Option<Credentials>,
 }
 
@@ -155,7 +159,10 @@ impl Client {
                 let (channel, endpoint) = self.connections.pick().await?;
                 let error = match call(channel, self.stamped(request.clone())).await {
                     Ok(response) => return Ok(response.into_inner()),
-                    Err(status) => Error::from(status),
+                    Err(status) => {
+                        self.connections.note_broken(endpoint, &status);
+                        Error::from(status)
+                    }
                 };
                 // Refused before anything was done, so writes may try again as well.
                 if self.login.is_refused(&error) && attempt < MAX_ATTEMPTS {
@@ -182,7 +189,25 @@ impl Client {
         if self.options.command_timeout.is_zero() {
             return Err(Error::DeadlineExceeded);
         }
-        timeout(self.options.command_timeout, call).await.unwrap_or(Err(Error::DeadlineExceeded))
+        let result =
+            timeout(self.options.command_timeout, call).await.unwrap_or(Err(Error::DeadlineExceeded));
+        self.explained(result)
+    }
+
+    /// Logs why no endpoint could be reached, where that made a call fail, as etcd's own client does.
+    fn explained<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        if let Err(Error::DeadlineExceeded | Error::Status(Code::Unavailable, _)) = &result
+            && let Some((target, cause)) = self.connections.failure()
+        {
+            let error = format!(
+                "rpc error: code = DeadlineExceeded desc = latest balancer error: last connection error: connection \
+                 error: desc = \"{cause}\""
+            );
+            let fields = [("target", target.as_str()), ("error", &error)];
+            // The call's own error is told in any case.
+            let _ = log::line("warn", "retrying of unary invoker failed", &fields);
+        }
+        result
     }
 
     fn check_size(&self, request: &impl Message) -> Result<(), Error> {

@@ -1,5 +1,5 @@
-//! Notations of Go's standard library that etcdctl shows to users: quoting, durations, numbers, lists, JSON strings and errors.
-//! Pure functions; texts of errors are Go's, since etcdctl prints them as they are.
+//! Notations of Go's standard library that etcdctl shows to users: quoting, durations, numbers, lists, JSON strings and
+//! errors. Pure functions; texts of errors are Go's, since etcdctl prints them as they are.
 
 pub mod csv;
 pub mod duration;

@@ -81,6 +81,7 @@ pub trait Printer {
             None => Ok(()),
         }
     }
+    /// What stands for the answer where a watch failed without one has no header.
     fn watch(&self, _: Out, _: &WatchResponse) -> Outcome {
         self.unsupported()
     }

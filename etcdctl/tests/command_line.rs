@@ -29,8 +29,8 @@ fn discovery() {
     assert_eq!(refused(&["get", "a", "--discovery-srv", &domain], &[]), failed("", &plain));
     assert_eq!(refused(&["get", "a"], &[("ETCDCTL_DISCOVERY_SRV", &domain)]), failed("", &plain));
     let args = ["-d", &domain, "--discovery-srv-name=x", "--insecure-discovery=false", "endpoint", "health"];
-    let not_asked = "insecure endpoints are not asked for (--insecure-discovery=false)";
-    assert_eq!(refused(&args, &[]), failed("-x", not_asked));
+    let plain = format!("lookup _etcd-client-x._tcp.{domain}: no such host");
+    assert_eq!(refused(&args, &[]), failed("-x", &plain));
 }
 
 #[test]
@@ -68,7 +68,9 @@ fn del_of_a_range_can_be_interrupted() {
 #[test]
 fn del_range_does_not_wait() {
     let args = ["del", "a", "b", "--range", "--endpoints", "127.0.0.1:1", "--command-timeout", "1ms"];
-    assert_eq!(refused(&args, &[]), ("Error: context deadline exceeded\n".into(), Some(1)));
+    let (text, code) = refused(&args, &[]);
+    // Whether it had time to say why it could not connect is another matter.
+    assert_eq!((text.lines().last(), code), (Some("Error: context deadline exceeded"), Some(1)));
 }
 
 #[test]

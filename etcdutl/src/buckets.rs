@@ -1,6 +1,6 @@
 //! A database as buckets of sorted entries, whichever engine holds it: a bbolt file, or ours.
 
-use std::{collections::BTreeMap, fs, ops::ControlFlow, path::Path, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fs, io, ops::ControlFlow, path::Path, path::PathBuf, sync::Arc};
 
 use bbolt::{Database, ReadError, Value};
 use store::backend::{Bucket, Read, rocks::Rocks, schema::Revision, schema::meta};
@@ -84,6 +84,11 @@ impl Stock {
             ReadError::Metas { first, second } => {
                 Exit::failed(format!("invalid database (first meta: {first}; second meta: {second})"))
             }
+            // A directory opens, but cannot be read; Go asks for more when it opens.
+            ReadError::Io(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                Exit::io("open", path)(error)
+            }
+            ReadError::Io(error) => Exit::io("read", path)(error),
             error => Exit::at(path)(error),
         })?;
         Ok(Stock { path: path.into(), database })

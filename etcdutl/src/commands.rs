@@ -1,5 +1,7 @@
 //! The commands, one file each.
 
+mod backup;
+mod check;
 mod completion;
 mod defrag;
 mod dump_db;
@@ -27,6 +29,8 @@ pub static ROOT: Command = Command {
     )
     .short('w')],
     children: &[
+        &backup::COMMAND,
+        &check::COMMAND,
         &completion::COMMAND,
         &defrag::COMMAND,
         &dump_db::COMMAND,

@@ -6,6 +6,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use store::{
@@ -83,12 +84,23 @@ pub fn open(path: &Path) -> Outcome<(Locked, Box<dyn Buckets>)> {
 }
 
 /// Opens our own database without changing it.
-pub fn open_own(dir: &Path) -> Outcome<std::sync::Arc<Rocks>> {
+pub fn open_own(dir: &Path) -> Outcome<Arc<Rocks>> {
+    check_own(dir)?;
+    Rocks::open_read_only(dir, Settings::default()).map_err(Exit::at(dir))
+}
+
+/// Opens our own database, which nobody else may have open, to change it.
+pub fn change_own(dir: &Path, _held: &Locked) -> Outcome<Arc<Rocks>> {
+    check_own(dir)?;
+    Rocks::open(dir, Settings::default()).map_err(Exit::at(dir))
+}
+
+fn check_own(dir: &Path) -> Outcome {
     if !dir.join("CURRENT").exists() {
         let snap = dir.parent().unwrap_or(dir);
         return Err(Exit::failed(format!("{} holds no database, neither db nor kv", snap.display())));
     }
-    Rocks::open_read_only(dir, Settings::default()).map_err(Exit::at(dir))
+    Ok(())
 }
 
 /// Holds a segment of the log, as servers do.

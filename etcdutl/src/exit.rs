@@ -40,14 +40,7 @@ impl Exit {
     /// In the words of Go: `open FILE: no such file or directory`.
     pub fn io(action: &str, path: &Path) -> impl FnOnce(io::Error) -> Exit {
         let place = format!("{action} {}", path.display());
-        move |error| {
-            let reason = match error.kind() {
-                io::ErrorKind::NotFound => "no such file or directory".into(),
-                io::ErrorKind::PermissionDenied => "permission denied".into(),
-                _ => error.to_string(),
-            };
-            Exit::failed(format!("{place}: {reason}"))
-        }
+        move |error| Exit::failed(format!("{place}: {}", reason(&error)))
     }
 
     /// Something is wrong with what a file holds.
@@ -62,9 +55,18 @@ impl From<io::Error> for Exit {
     fn from(error: io::Error) -> Exit {
         match error.kind() {
             io::ErrorKind::BrokenPipe => Exit { code: ERROR, message: None },
-            _ => Exit::failed(error),
+            _ => Exit::failed(reason(&error)),
         }
     }
+}
+
+/// Without the number, and beginning with a small letter.
+fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    let first = letters.next().map(|letter| letter.to_ascii_lowercase());
+    first.into_iter().chain(letters).collect()
 }
 
 /// Prints the error line, if any, and yields the process's exit code.
@@ -77,6 +79,24 @@ pub fn report(outcome: Outcome) -> ExitCode {
                 let _ = writeln!(io::stderr(), "Error: {message}");
             }
             ExitCode::from(exit.code)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_files_are_in_the_words_of_go() {
+        for (number, words) in [
+            (2, "open .: no such file or directory"),
+            (13, "open .: permission denied"),
+            (20, "open .: not a directory"),
+            (21, "open .: is a directory"),
+        ] {
+            let exit = Exit::io("open", Path::new("."))(io::Error::from_raw_os_error(number));
+            assert_eq!(exit, Exit::new(ERROR, words));
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What a command is doing, as lines on stderr: time, level, message, and fields as JSON, parted by tabs, as etcdutl 3.5
-//! has them (without the place in its source).
+//! What a command is doing, as lines on stderr: time, level, message, and fields as JSON, parted by tabs, as etcdutl
+//! 3.5 has them (without the place in its source).
 
 use std::{
     io::{self, Write},

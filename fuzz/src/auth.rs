@@ -47,9 +47,11 @@ pub fn token(data: &[u8]) {
             let signed = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
             let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET), signed.as_bytes());
             let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag));
-            // Whoever it names, it is the same again, and nobody without the signature.
-            let who = jwt.verify(&token, NOW);
-            assert_eq!(jwt.verify(&token, NOW), who);
+            // Whomever it names, a token of ours names too; and nobody without the signature.
+            if let Some(who) = jwt.verify(&token, NOW) {
+                let ours = jwt.sign(&who, NOW, &SystemRandom::new()).expect("it has a key");
+                assert_eq!(jwt.verify(&ours, NOW), Some(who));
+            }
             let (unsigned, _) = token.rsplit_once('.').expect("it was just joined");
             assert_eq!(jwt.verify(&format!("{unsigned}."), NOW), None);
         }
@@ -92,10 +94,7 @@ const METHODS: [&str; 12] = [
 pub fn key(data: &[u8]) {
     let mut input = Input::new(data);
     if input.flag() {
-        let text = String::from_utf8_lossy(input.rest());
-        if let Ok(setting) = Setting::parse(&text) {
-            assert_eq!(Setting::parse(&text), Ok(setting));
-        }
+        let _ = Setting::parse(&String::from_utf8_lossy(input.rest()));
         return;
     }
     let method = METHODS[input.choice(METHODS.len())];

@@ -22,6 +22,10 @@
 //! `main` runs targets under libFuzzer, steered by coverage (`make fuzz`). `tests/replay.rs` runs each on its seeds, on
 //! a bounded number of changed seeds, and on `regressions/<target>/`: inputs that broke something once.
 
+// What is compiled for coverage calls into it.
+#[cfg(feature = "engine")]
+use libfuzzer_sys as _;
+
 mod auth;
 mod config;
 mod database;

@@ -63,6 +63,7 @@ impl Node {
             max_message_bytes: 1 << 10,
             max_inflight_messages: 4,
             max_waiting_bytes: 1 << 10,
+            max_waiting_ticks: 70,
             applied,
         };
         let mut turn = id;

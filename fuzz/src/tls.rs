@@ -1,7 +1,7 @@
 //! Certificates and lists of revoked ones, as files or as the other side of a handshake brings them.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use store::tls::certificate::{Facts, Revoked};
+use x509::certificate::{Facts, Revoked};
 
 use crate::auth::pem;
 

@@ -50,13 +50,20 @@ pub fn run_all(
     });
 }
 
-/// The run of the lowest seed found that fails while members make a mistake.
+/// Whether a run failed by what its mistake must be noticed by.
 #[cfg(feature = "mutants")]
-pub fn first_failure(mutant: &str, chaos_ms: u64, seeds: u64, threads: usize) -> Option<Report> {
+pub fn is_noticed(report: &Report) -> bool {
+    let shown_by = store::mutant::shown_by(&report.plan.mutant);
+    report.failure.as_ref().is_some_and(|failure| shown_by.contains(&failure.invariant()))
+}
+
+/// The run of the lowest seed found that notices what mistake members make.
+#[cfg(feature = "mutants")]
+pub fn first_noticed(mutant: &str, chaos_ms: u64, seeds: u64, threads: usize) -> Option<Report> {
     let plans = (1..=seeds).map(|seed| Plan { mutant: mutant.to_owned(), ..Plan::draw(seed, chaos_ms) });
     let found = Mutex::new(None::<Report>);
     run_all(plans, threads, None, |report| {
-        if report.failure.is_none() {
+        if !is_noticed(&report) {
             return true;
         }
         let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);

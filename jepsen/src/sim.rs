@@ -30,7 +30,7 @@ mod watcher;
 mod world;
 
 pub use plan::Plan;
-pub use run::{Failure, PROBES, Report, run};
+pub use run::{Failure, PROBES, Report, rules, run};
 pub use world::{Stand, Struck};
 
 /// Whether members can be told to make this mistake; the empty name is none.

@@ -2,8 +2,8 @@
 //!
 //! `edge` accepts connections and runs each on one of the edge threads; `io` makes their writes few; `grpc` frames
 //! messages; `router` is the table of RPCs, `caller` knows who may call which; `kv`, `watch`, `lease`, `maintenance`,
-//! `cluster`, `auth` carry them out through the node; `http` answers plain HTTP; `error` is the one table from errors to
-//! gRPC codes and etcd's texts; `check` validates requests before they cost anything.
+//! `cluster`, `auth` carry them out through the node; `http` answers plain HTTP; `error` is the one table from errors
+//! to gRPC codes and etcd's texts; `check` validates requests before they cost anything.
 //! A request stays on its connection's thread until it needs the log.
 //! Source: etcd `server/etcdserver/api/v3rpc`, whose texts `error` and `check` reproduce.
 

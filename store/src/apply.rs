@@ -29,7 +29,7 @@ use crate::{
     },
     backend::{Bucket, schema::meta},
     lease::{self, GrantError, Lessor, NotFound},
-    membership::{Attributes, Change, ChangeError, MAX_LEARNERS, Membership},
+    membership::{Attributes, Change, ChangeError, MAX_LEARNERS, Membership, v2},
     mutant::{self, Mutant},
     mvcc::{MvccError, State, Store},
     raft::convert,
@@ -368,6 +368,10 @@ impl Applier {
         } else if (request.method.as_str(), request.path.as_str()) == ("PUT", "/0/version") {
             self.membership.set_version(&request.val, self.store.batch());
         } else {
+            if v2::writes_more_than_members(&request) {
+                let (method, path) = (request.method, request.path);
+                tracing::error!(method, path, "ignored a write of the v2 API: {}", v2::ILLEGAL_CONTENT);
+            }
             return unknown(request.id);
         }
         Applied { id: request.id, result: Ok(Response::None), conf_change: None, compaction: None }

@@ -1,8 +1,9 @@
 //! Authentication and authorization: users, roles, what they may do, and who is who.
 //!
-//! `Auth` is the replicated state, owned by the apply thread and changed by committed entries alone (`change`); the node
-//! publishes copies, which are cheap and never change, so that requests are checked without a lock. `ranges` answers
-//! whether keys are covered; `request` asks it all that a transaction touches. `tokens` and `jwt` tell who holds a token;
+//! `Auth` is the replicated state, owned by the apply thread and changed by committed entries alone (`change`); the
+//! node publishes copies, which are cheap and never change, so that requests are checked without a lock. `ranges`
+//! answers whether keys are covered; `request` asks it all that a transaction touches. `tokens` and `jwt` tell who
+//! holds a token;
 //! `password` hashes and remembers passwords. Nothing here reads a clock or makes randomness.
 //!
 //! A change of anything raises the auth revision by one, so equal revisions mean equal rules. A request carries the

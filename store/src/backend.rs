@@ -66,6 +66,8 @@ pub trait Backend: Read {
     fn clear(&self, bucket: Bucket) -> Result<()>;
     /// Fills a bucket that holds no key at or above those to come, faster than batches would.
     fn fill(&self, bucket: Bucket) -> Result<Box<dyn Fill + '_>>;
+    /// Gives the space of what was deleted back; others may write meanwhile.
+    fn defragment(&self) -> Result<()>;
     /// A frozen view that later writes do not change.
     fn freeze(&self) -> Box<dyn Read + '_>;
     /// Bytes on disk and in write buffers.

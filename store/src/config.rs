@@ -47,6 +47,7 @@ pub const DEFAULT_NAME: &str = "default";
 /// Budget for cached values when `--value-cache-bytes` is 0.
 pub const DEFAULT_VALUE_CACHE_BYTES: u64 = 256 << 20;
 
+const DEFAULT_SNAPSHOT_COUNT: u64 = 10_000;
 const BCRYPT_COSTS: std::ops::RangeInclusive<u64> = 4..=31;
 const DEFAULT_BCRYPT_COST: u32 = 10;
 const DEFAULT_TOKEN_TTL_SECONDS: u64 = 300;
@@ -105,6 +106,7 @@ pub struct Config {
     pub data_dir: String,
     /// Empty: `member/wal` inside the data directory.
     pub wal_dir: String,
+    /// Entries; 0: see [`Config::snapshot_entries`].
     pub snapshot_count: u64,
     pub heartbeat_interval_ms: u64,
     pub election_timeout_ms: u64,
@@ -221,7 +223,7 @@ impl Default for Config {
             name: DEFAULT_NAME.into(),
             data_dir: String::new(),
             wal_dir: String::new(),
-            snapshot_count: 10_000,
+            snapshot_count: DEFAULT_SNAPSHOT_COUNT,
             heartbeat_interval_ms: 100,
             election_timeout_ms: 1000,
             initial_election_tick_advance: true,
@@ -376,6 +378,10 @@ impl Config {
                 &self.name,
             ));
         }
+        if self.snapshot_count == 0 {
+            let subject = format!("--snapshot-count={}", self.snapshot_entries());
+            advice.push(Warning::new("updating snapshot-count to default", subject));
+        }
         if self.max_request_bytes > RECOMMENDED_MAX_REQUEST_BYTES {
             advice.push(Warning::new(
                 "exceeded recommended request limit",
@@ -476,6 +482,11 @@ impl Config {
         u64::try_from(self.quota_backend_bytes).ok().filter(|bytes| *bytes > 0)
     }
 
+    /// Applied entries after which a snapshot is taken.
+    pub fn snapshot_entries(&self) -> u64 {
+        if self.snapshot_count == 0 { DEFAULT_SNAPSHOT_COUNT } else { self.snapshot_count }
+    }
+
     pub fn value_cache_budget_bytes(&self) -> u64 {
         if self.value_cache_bytes == 0 { DEFAULT_VALUE_CACHE_BYTES } else { self.value_cache_bytes }
     }
@@ -558,14 +569,20 @@ impl Config {
     }
 }
 
-/// A failed open in the system's words, without Rust's "(os error 2)", which etcd does not print.
+/// A failed open.
 pub(crate) fn open_failure(path: &str, error: &std::io::Error) -> String {
-    let reason = match error.kind() {
-        std::io::ErrorKind::NotFound => "no such file or directory".into(),
-        std::io::ErrorKind::PermissionDenied => "permission denied".into(),
-        _ => error.to_string(),
-    };
-    format!("open {path}: {reason}")
+    format!("open {path}: {}", reason(error))
+}
+
+/// An error of the system as Go words it: without Rust's "(os error 2)", and beginning with a small letter.
+pub(crate) fn reason(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    if error.raw_os_error().is_none() {
+        return text;
+    }
+    let mut letters = text.split(" (os error").next().unwrap_or_default().chars();
+    let first = letters.next().map(|letter| letter.to_ascii_lowercase());
+    first.into_iter().chain(letters).collect()
 }
 
 fn listed_or_open(list: &[String], wanted: &str) -> bool {

@@ -71,8 +71,8 @@ pub struct NotFound;
 /// What became of a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Renewal {
-    /// Lives for `ttl` seconds from now. With `clear_checkpoint` the caller proposes a checkpoint of
-    /// remaining TTL 0, so that the next leader counts the full TTL too.
+    /// Lives for `ttl` seconds from now. With `clear_checkpoint` the next leader may not know: the caller proposes a
+    /// checkpoint of remaining TTL 0, and promises nothing until that is applied (`cleared`).
     Renewed {
         ttl: i64,
         clear_checkpoint: bool,
@@ -136,6 +136,8 @@ struct Lease {
     ttl: i64,
     /// Seconds left at the last checkpoint; 0 for none since the last renewal.
     remaining_ttl: i64,
+    /// The number of the last checkpoint handed out that no clearing is known to follow; 0 for none.
+    noted: u64,
     keys: Keys,
     /// Milliseconds; counts on the leader only.
     deadline: u64,
@@ -176,6 +178,8 @@ pub struct Lessor {
     changes: Vec<Change>,
     stats: Stats,
     fired: Vec<u32>,
+    /// Checkpoints handed out.
+    last_note: u64,
 }
 
 fn after(now: u64, seconds: i64) -> u64 {
@@ -194,6 +198,7 @@ impl Lessor {
             changes: Vec::new(),
             stats: Stats::default(),
             fired: Vec::new(),
+            last_note: 0,
         }
     }
 
@@ -265,6 +270,21 @@ impl Lessor {
             self.persist(at);
         }
         self.schedule_checkpoint(at, now);
+    }
+
+    /// The last checkpoint handed out of a lease that is to be cleared now.
+    pub fn noted(&self, id: i64) -> u64 {
+        self.by_id.get(&id).map_or(0, |&at| self.place(at).noted)
+    }
+
+    /// A checkpoint of 0 was applied that was proposed after number `noted`.
+    pub fn cleared(&mut self, id: i64, noted: u64) {
+        if let Some(&at) = self.by_id.get(&id) {
+            let lease = self.place_mut(at);
+            if lease.noted == noted {
+                lease.noted = 0;
+            }
+        }
     }
 
     pub fn exists(&self, id: i64) -> bool {
@@ -343,8 +363,8 @@ impl Lessor {
         }
         // The wheel finds the new deadline when the old one comes.
         lease.deadline = lease.deadline.max(after(now, lease.ttl));
-        let renewed =
-            Renewal::Renewed { ttl: lease.ttl, clear_checkpoint: checkpoints && lease.remaining_ttl > 0 };
+        let clear_checkpoint = checkpoints && (lease.remaining_ttl > 0 || lease.noted > 0);
+        let renewed = Renewal::Renewed { ttl: lease.ttl, clear_checkpoint };
         self.stats.renewed_total += 1;
         renewed
     }
@@ -417,6 +437,9 @@ impl Lessor {
             let remaining_ttl = lease.deadline.saturating_sub(now).div_ceil(1000) as i64;
             if remaining_ttl > 0 && remaining_ttl < lease.ttl {
                 checkpoints.push(LeaseCheckpoint { id, remaining_ttl });
+                self.last_note += 1;
+                let number = self.last_note;
+                self.place_mut(at).noted = number;
             }
             // Should the proposal be lost, there is a next one.
             self.schedule_checkpoint(at, now);
@@ -441,7 +464,8 @@ impl Lessor {
     fn insert(&mut self, lease: leasepb::Lease) -> u32 {
         let leasepb::Lease { id, ttl, remaining_ttl } = lease;
         let ttl = ttl.max(self.config.min_ttl);
-        let lease = Lease { id, ttl, remaining_ttl, keys: Keys::new(), deadline: 0, phase: Phase::Counting };
+        let (keys, phase) = (Keys::new(), Phase::Counting);
+        let lease = Lease { id, ttl, remaining_ttl, noted: 0, keys, deadline: 0, phase };
         let at = match self.free.pop() {
             Some(at) => {
                 self.places[at as usize] = Some(lease);

@@ -4,7 +4,7 @@
 //! that changed it. A removed ID never comes back. Member JSON is etcd's, on disk and on the wire.
 //! Source: etcd `server/etcdserver/api/membership`.
 
-mod v2;
+pub mod v2;
 
 pub use v2::Attributes;
 

@@ -2,8 +2,8 @@
 //! They exist only with the feature `mutants`, which no shipped binary has; without it `on` is a constant. One at a
 //! time, for the members that the calling thread turns.
 
-/// What goes wrong. Names are those of `correctness` programmes in the field: R reads, D durability, A apply, W watches,
-/// L leases, M members, S security; K ours, as are W8, L7, L8, L9, M4 and M5. `ALL` says what each is.
+/// What goes wrong. Names are those of `correctness` programmes in the field: R reads, D durability, A apply, W
+/// watches, L leases, M members, S security; K ours, as are W8, L7, L8, L9, M4 and M5. `ALL` says what each is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
     /// A linearizable read is answered from the local state.
@@ -28,7 +28,7 @@ pub enum Mutant {
     D5,
     /// Damage in the middle of the log passes for a torn tail.
     D6,
-    /// The log says that it has synced and has not.
+    /// A failed sync of the log counts as done.
     D7,
     /// The log is cut behind what was not flushed.
     D8,
@@ -52,7 +52,7 @@ pub enum Mutant {
     A9,
     /// A compaction drops the tombstone at its revision.
     A10,
-    /// A restart takes the revision from what a compaction left.
+    /// A restart takes the revision from the keys that are left.
     A11,
     /// A snapshot's last batch is lost.
     A12,
@@ -123,7 +123,7 @@ pub(crate) const fn on(_: Mutant) -> bool {
 #[cfg(feature = "mutants")]
 pub(crate) use switch::on;
 #[cfg(feature = "mutants")]
-pub use switch::{ALL, MARK, named, set};
+pub use switch::{ALL, named, set, shown_by};
 
 #[cfg(feature = "mutants")]
 mod switch {
@@ -132,62 +132,118 @@ mod switch {
     use super::Mutant;
 
     /// Stands in every binary that can be told to make mistakes, for whoever looks for it where it must not be.
-    pub const MARK: &str = "keelson: this binary can make mistakes";
+    #[used]
+    static MARK: [u8; 38] = *b"keelson: this binary can make mistakes";
 
-    pub const ALL: [(Mutant, &str); 53] = [
-        (Mutant::R1, "a linearizable read is answered from the local state"),
-        (Mutant::R2, "a read round is asked again with the same context"),
-        (Mutant::R3, "a new leader answers reads before it has committed in its term"),
-        (Mutant::R4, "a read does not wait until its index is applied"),
-        (Mutant::R5, "a local read names a newer revision than it shows"),
-        (Mutant::D1, "acknowledgements and votes leave before they are durable"),
-        (Mutant::D2, "the only member applies before its log is synced"),
-        (Mutant::D3, "votes leave before they are durable"),
-        (Mutant::D4, "the directory is not synced after a new log segment"),
-        (Mutant::D5, "the log's checksums are not looked at"),
-        (Mutant::D6, "damage in the middle of the log passes for a torn tail"),
-        (Mutant::D7, "the log says that it has synced and has not"),
-        (Mutant::D8, "the log is cut behind what was not flushed"),
-        (Mutant::A1, "the index is saved ahead of its data"),
-        (Mutant::A2, "every other batch goes without its index, and is applied twice after a crash"),
-        (Mutant::A3, "the state keeps its old index when it takes over a snapshot"),
-        (Mutant::A4, "a snapshot leaves the old keys where they are"),
-        (Mutant::A5, "ranges inside transactions are checked at the leader only"),
-        (Mutant::A6, "the keys of a lease go in an order that differs between members"),
-        (Mutant::A7, "each operation of a transaction makes a revision"),
-        (Mutant::A8, "compares see their transaction's own puts"),
-        (Mutant::A9, "the create revision moves with every put"),
-        (Mutant::A10, "a compaction drops the tombstone at its revision"),
-        (Mutant::A11, "a restart takes the revision from what a compaction left"),
-        (Mutant::A12, "a snapshot's last batch is lost"),
-        (Mutant::A13, "users, roles and whether they count stay as they were before a snapshot"),
-        (Mutant::W1, "a watcher that reads slowly loses events"),
-        (Mutant::W2, "watchers are told again after a snapshot"),
-        (Mutant::W3, "progress is told ahead of events"),
-        (Mutant::W4, "the events of a revision come in several responses"),
-        (Mutant::W5, "a watcher that starts in the future is told of the present"),
-        (Mutant::W6, "the events of a revision come in another order"),
-        (Mutant::W7, "an event is told twice"),
-        (Mutant::W8, "what the history holds is told before the news of it"),
-        (Mutant::L1, "leases are lost in a restart"),
-        (Mutant::L2, "a deposed leader goes on ending leases"),
-        (Mutant::L3, "a keepalive is acknowledged without asking who leads"),
-        (Mutant::L4, "a new leader gives leases no time"),
-        (Mutant::L5, "a new leader gives leases all of their time, whatever was left"),
-        (Mutant::L7, "a keepalive is refused before the grant is applied"),
-        (Mutant::L8, "the end of a lease that waits for the next leader is proposed there"),
-        (Mutant::L9, "ends of leases by time name nobody, and are refused while authentication is on"),
-        (Mutant::S1, "nested transactions, and previous values and leases of puts in one, are not checked"),
-        (Mutant::S2, "a token outlives its user's password, or a time without authentication"),
-        (Mutant::M1, "raft counts by a change of members before it is committed"),
-        (Mutant::M2, "a voter that was removed is still counted"),
-        (Mutant::M3, "a learner is promoted that has not caught up"),
-        (Mutant::M4, "a learner votes when its URLs are updated"),
-        (Mutant::M5, "a promotion is not stored"),
-        (Mutant::K1, "a view that is behind is not called stale"),
-        (Mutant::K2, "a member stands for election while it takes over a snapshot"),
-        (Mutant::K3, "a restart completes an older snapshot than the newest"),
-        (Mutant::K4, "learners hear of a lone voter's term before it is durable"),
+    /// What a stale or early read breaks.
+    const READS: &[&str] = &["linearizability", "headers"];
+    /// What members that differ break.
+    const STATE: &[&str] = &["digest", "hash"];
+
+    /// Each with what it is, and the invariants of the simulator by which it must be noticed: another one would say
+    /// nothing of the mistake.
+    pub const ALL: [(Mutant, &str, &[&str]); 53] = [
+        (Mutant::R1, "a linearizable read is answered from the local state", READS),
+        (Mutant::R2, "a read round is asked again with the same context", READS),
+        (Mutant::R3, "a new leader answers reads before it has committed in its term", READS),
+        (Mutant::R4, "a read does not wait until its index is applied", READS),
+        (Mutant::R5, "a local read names a newer revision than it shows", READS),
+        (
+            Mutant::D1,
+            "acknowledgements and votes leave before they are durable",
+            &["durability", "digest", "election safety", "leader completeness", "commit quorum"],
+        ),
+        (
+            Mutant::D2,
+            "the only member applies before its log is synced",
+            &["durability", "digest", "linearizability", "headers"],
+        ),
+        (
+            Mutant::D3,
+            "votes leave before they are durable",
+            &["election safety", "election quorum", "leader completeness", "durability", "digest"],
+        ),
+        (Mutant::D4, "the directory is not synced after a new log segment", &["start", "durability"]),
+        (Mutant::D5, "the log's checksums are not looked at", &["digest", "durability", "start"]),
+        (Mutant::D6, "damage in the middle of the log passes for a torn tail", &["durability", "digest"]),
+        (Mutant::D7, "a failed sync of the log counts as done", &["start", "durability"]),
+        (Mutant::D8, "the log is cut behind what was not flushed", &["start"]),
+        (Mutant::A1, "the index is saved ahead of its data", STATE),
+        (Mutant::A2, "every other batch goes without its index, and is applied twice after a crash", STATE),
+        (
+            Mutant::A3,
+            "the state keeps its old index when it takes over a snapshot",
+            &["digest", "hash", "recovery"],
+        ),
+        (Mutant::A4, "a snapshot leaves the old keys where they are", STATE),
+        (Mutant::A5, "ranges inside transactions are checked at the leader only", STATE),
+        (Mutant::A6, "the keys of a lease go in an order that differs between members", &["digest", "watch"]),
+        (Mutant::A7, "each operation of a transaction makes a revision", &["digest", "linearizability"]),
+        (Mutant::A8, "compares see their transaction's own puts", &["digest", "linearizability"]),
+        (Mutant::A9, "the create revision moves with every put", &["digest", "linearizability"]),
+        (Mutant::A10, "a compaction drops the tombstone at its revision", &["watch"]),
+        (
+            Mutant::A11,
+            "a restart takes the revision from the keys that are left",
+            &["headers", "digest", "linearizability"],
+        ),
+        (Mutant::A12, "a snapshot's last batch is lost", STATE),
+        (
+            Mutant::A13,
+            "users, roles and whether they count stay as they were before a snapshot",
+            &["digest", "auth"],
+        ),
+        (Mutant::W1, "a watcher that reads slowly loses events", &["watch"]),
+        (Mutant::W2, "watchers are told again after a snapshot", &["watch"]),
+        (Mutant::W3, "progress is told ahead of events", &["watch"]),
+        (Mutant::W4, "the events of a revision come in several responses", &["watch"]),
+        (Mutant::W5, "a watcher that starts in the future is told of the present", &["watch"]),
+        (Mutant::W6, "the events of a revision come in another order", &["watch"]),
+        (Mutant::W7, "an event is told twice", &["watch"]),
+        (Mutant::W8, "what the history holds is told before the news of it", &["watch"]),
+        (Mutant::L1, "leases are lost in a restart", &["digest", "lease", "leases"]),
+        (Mutant::L2, "a deposed leader goes on ending leases", &["lease"]),
+        (Mutant::L3, "a keepalive is acknowledged without asking who leads", &["lease", "linearizability"]),
+        (Mutant::L4, "a new leader gives leases no time", &["lease"]),
+        (Mutant::L5, "a new leader gives leases all of their time, whatever was left", &["leases"]),
+        (Mutant::L7, "a keepalive is refused before the grant is applied", &["linearizability"]),
+        (Mutant::L8, "the end of a lease that waits for the next leader is proposed there", &["lease"]),
+        (
+            Mutant::L9,
+            "ends of leases by time name nobody, and are refused while authentication is on",
+            &["auth", "leases"],
+        ),
+        (
+            Mutant::S1,
+            "nested transactions, and previous values and leases of puts in one, are not checked",
+            &["auth"],
+        ),
+        (Mutant::S2, "a token outlives its user's password, or a time without authentication", &["auth"]),
+        (
+            Mutant::M1,
+            "raft counts by a change of members before it is committed",
+            &["commit quorum", "election quorum", "election safety"],
+        ),
+        (
+            Mutant::M2,
+            "a voter that was removed is still counted",
+            &["members", "commit quorum", "election quorum"],
+        ),
+        (Mutant::M3, "a learner is promoted that has not caught up", &["members"]),
+        (
+            Mutant::M4,
+            "a learner votes when its URLs are updated",
+            &["members", "commit quorum", "election quorum"],
+        ),
+        (Mutant::M5, "a promotion is not stored", &["members"]),
+        (Mutant::K1, "a view that is behind is not called stale", READS),
+        (Mutant::K2, "a member stands for election while it takes over a snapshot", &["panic"]),
+        (Mutant::K3, "a restart completes an older snapshot than the newest", &["panic", "digest", "start"]),
+        (
+            Mutant::K4,
+            "learners hear of a lone voter's term before it is durable",
+            &["digest", "durability", "leader completeness"],
+        ),
     ];
 
     thread_local! {
@@ -200,7 +256,12 @@ mod switch {
     }
 
     pub fn named(name: &str) -> Option<Mutant> {
-        ALL.iter().map(|(mutant, _)| *mutant).find(|mutant| format!("{mutant:?}") == name)
+        ALL.iter().map(|(mutant, ..)| *mutant).find(|mutant| format!("{mutant:?}") == name)
+    }
+
+    /// The invariants by which a mistake must be noticed.
+    pub fn shown_by(name: &str) -> &'static [&'static str] {
+        ALL.iter().find(|(mutant, ..)| format!("{mutant:?}") == name).map_or(&[], |(_, _, shown_by)| shown_by)
     }
 
     pub(crate) fn on(mutant: Mutant) -> bool {

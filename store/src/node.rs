@@ -14,6 +14,7 @@
 pub mod apply_loop;
 pub mod backend_loop;
 pub mod build;
+pub mod caller;
 pub mod clock;
 pub mod corruption;
 pub mod fatal;
@@ -42,7 +43,7 @@ use std::{
 
 use prost::Message;
 use proto::{etcdserverpb as pb, leasepb, raftpb};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use crate::{
     apply::{ApplyError, Response},
@@ -140,6 +141,7 @@ pub struct Node {
     /// The time of day when the clock began.
     pub(crate) started_unix_ms: u64,
     pub(crate) snapshots: Arc<Semaphore>,
+    pub(crate) defragmenting: Arc<Mutex<()>>,
 }
 
 impl Node {
@@ -249,12 +251,14 @@ impl Node {
         }
     }
 
-    /// Gives up requests that were not answered in time. One sweep of them all costs less than a timer for each.
+    /// Gives up requests that were not answered in time, and all of them when the member ends. One sweep of them all
+    /// costs less than a timer for each.
     pub(crate) async fn expire_requests(self: Arc<Node>) {
-        loop {
-            tokio::time::sleep(EXPIRY_SWEEP).await;
+        while tokio::time::timeout(EXPIRY_SWEEP, self.fatal.happened()).await.is_err() {
             self.sweep();
         }
+        // Who registers from now on sees that it has ended.
+        self.waits.close();
     }
 
     /// Gives up requests whose time is over now.
@@ -418,6 +422,22 @@ impl Node {
         let frozen = Frozen::of(&**backend, wanted)?;
         begin(frozen.size_bytes());
         frozen.send(send)
+    }
+
+    /// Gives the space of what was deleted back to the machine; of several at a time, one after the other.
+    pub async fn defragment(&self) -> Result<(), RequestError> {
+        let alone = self.defragmenting.clone().lock_owned().await;
+        let view = self.view().await?;
+        self.history(view.revision).await?;
+        self.compacted(view.compact_revision).await?;
+        let reader = self.reader.clone();
+        let work = move || {
+            let done = reader.backend().defragment();
+            drop(alone);
+            done
+        };
+        let done = self.runtime.work(work).await.ok_or(RequestError::Stopped)?;
+        done.map_err(|error| MvccError::from(error).into())
     }
 
     /// The right to save a snapshot: each keeps a thread and a frozen state for as long as its receiver takes.

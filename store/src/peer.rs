@@ -41,7 +41,7 @@ use hyper::body::Incoming;
 use proto::raftpb::Message;
 
 pub use self::server::serve;
-pub use self::transport::Transport;
+pub use self::transport::{REMOVAL_DELAY, Transport};
 
 use self::net::{Connect, Plain};
 use self::snapshot::SnapshotStream;

@@ -1,13 +1,14 @@
 //! The server: a member with its listeners, started from a plain config and stopped cleanly.
 //!
 //! `bootstrap` finds or founds the member on disk, after `discovery` has found its founders, `join` has asked the
-//! cluster it was added to, or `force` has left it alone; here its threads are started and joined up. Several servers run in
-//! one process without sharing anything; each owns one runtime for peers and background work, and its edge threads.
-//! Stopping hands leadership on, lets requests under way finish, and leaves everything durable.
+//! cluster it was added to, or `force` has left it alone; here its threads are started and joined up. Several servers
+//! run in one process without sharing anything; each owns one runtime for peers and background work, and its edge
+//! threads. Stopping hands leadership on, lets requests under way finish, and leaves everything durable.
 
 #![expect(clippy::disallowed_methods, reason = "assembly: sockets, threads and the data directory")]
 
 pub mod bootstrap;
+mod descriptors;
 mod discovery;
 mod force;
 pub mod join;
@@ -28,6 +29,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::{
     api::edge::{Door, Edge, Serves},
+    backend::rocks,
     config::{self, ClusterState, Config, Feature, Url},
     disk,
     membership::{Change, Membership},
@@ -38,7 +40,7 @@ use crate::{
         build::{self, Found, Joints, Links},
         clock::Clock,
         corruption,
-        fatal::{End, Fatal},
+        fatal::End,
         handler::PeerHandler,
         leader,
         logins::Provider,
@@ -52,6 +54,7 @@ use crate::{
     },
     tls::{Acceptor, Sides},
 };
+use descriptors::Shares;
 use join::Joined;
 
 /// Why a server could not start.
@@ -74,9 +77,6 @@ fn failed<E: std::fmt::Display>(what: &str) -> impl FnOnce(E) -> StartError {
 /// ten.
 const TRANSFER_TENTHS: u64 = 15;
 
-/// How long a member that was removed goes on.
-pub const REMOVAL_DELAY: Duration = Duration::from_secs(1);
-
 pub struct Server {
     node: Arc<Node>,
     edge: Option<Arc<Edge>>,
@@ -94,6 +94,7 @@ impl Server {
     /// Starts a member. Returns once its listeners are open and its state is loaded; `ready` tells when it serves.
     pub fn start(mut config: Config) -> Result<Server, StartError> {
         config.validate().map_err(|error| StartError(error.0))?;
+        let shares = Shares::of(descriptors::raise_limit());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .max_blocking_threads(16)
@@ -108,10 +109,15 @@ impl Server {
         };
         let provider = tokens::provider(&config)?;
         let disk: Arc<dyn disk::Disk> = Arc::new(disk::Os);
-        let joined = Server::arrive(&mut config, &*disk, &runtime, &listeners.connect)?;
+        let joined = Server::arrive(&mut config, &*disk, &runtime, &listeners)?;
         let config = Arc::new(config);
-        let found = bootstrap::bootstrap(&config, joined.as_ref(), disk.clone())?;
-        let server = Server::assemble(config, disk, found, runtime, listeners, provider)?;
+        let found = bootstrap::bootstrap(
+            &config,
+            joined.as_ref(),
+            disk.clone(),
+            rocks::Settings { open_files: shares.tables, ..Default::default() },
+        )?;
+        let server = Server::assemble(config, disk, found, runtime, listeners, provider, shares)?;
         for member in joined.iter().flat_map(|it| &it.members) {
             // Their messages may come before the log that makes them members.
             let _ = server.node.transport().map(|it| it.add_remote(member.id, &member.peer_urls));
@@ -124,7 +130,7 @@ impl Server {
         config: &mut Config,
         disk: &dyn disk::Disk,
         runtime: &tokio::runtime::Runtime,
-        connect: &Arc<dyn Connect>,
+        listeners: &Listeners,
     ) -> Result<Option<Joined>, StartError> {
         if bootstrap::exists(config, disk)? {
             if config.discovery.is_asked_for() {
@@ -133,13 +139,20 @@ impl Server {
             return Ok(None);
         }
         runtime.block_on(discovery::settle(config))?;
+        let client = node::peer_client(config, listeners.connect.clone());
         if config.initial_cluster_state == ClusterState::Existing {
-            let client = node::peer_client(config, connect.clone());
             return runtime.block_on(join::find(config, &client)).map(Some);
         }
         let initial = config.initial_cluster().map_err(|error| StartError(error.0))?;
         initial.verify(&config.name).map_err(|error| StartError(error.0))?;
         join::verify_advertised(config, &initial)?;
+        let own = bootstrap::founder(config)?;
+        runtime.block_on(async {
+            tokio::select! {
+                verified = join::verify_not_bootstrapped(own, config, &initial, &client) => verified,
+                () = listeners.turn_peers_away() => Ok(()),
+            }
+        })?;
         Ok(None)
     }
 
@@ -150,6 +163,7 @@ impl Server {
         runtime: tokio::runtime::Runtime,
         listeners: Listeners,
         provider: Provider,
+        shares: Shares,
     ) -> Result<Server, StartError> {
         let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |it| it.as_millis() as u64);
         let (id, cluster_id) = (found.id, found.cluster_id);
@@ -183,12 +197,7 @@ impl Server {
             raft: joints.raft.clone(),
             runtime: runtime.handle().clone(),
         });
-        let members = Members {
-            id,
-            transport: transport.clone(),
-            runtime: runtime.handle().clone(),
-            fatal: joints.fatal.clone(),
-        };
+        let members = Members { id, transport: transport.clone() };
         let (wal_sender, backend_sender) = (joints.wal.clone(), joints.backend.clone());
         let links = Links {
             disk,
@@ -224,7 +233,7 @@ impl Server {
             spawn("compaction", move || part::run(parts.compaction))?,
         ]);
         let edge_threads = std::thread::available_parallelism().map_or(2, usize::from);
-        let edge = Edge::start(&node, edge_threads).map_err(failed("edge"))?;
+        let edge = Edge::start(&node, edge_threads, shares.clients).map_err(failed("edge"))?;
         let (stop_peers, _) = tokio::sync::watch::channel(false);
         let mut server = Server {
             node,
@@ -242,11 +251,11 @@ impl Server {
             let check = corruption::check_at_start(&server.node);
             server.runtime.as_ref().map_or(Ok(()), |it| it.block_on(check)).map_err(StartError)?;
         }
-        server.listen(listeners, &transport);
+        server.listen(listeners, &transport, shares.peers);
         Ok(server)
     }
 
-    fn listen(&mut self, listeners: Listeners, transport: &Transport) {
+    fn listen(&mut self, listeners: Listeners, transport: &Transport, max_peers: usize) {
         let Some(runtime) = &self.runtime else { return };
         for material in listeners.sides.all() {
             runtime.spawn(material.clone().watch());
@@ -256,7 +265,7 @@ impl Server {
             let stopped = async move {
                 let _ = stop.wait_for(|stop| *stop).await;
             };
-            runtime.spawn(peer::serve(listener, accept, transport.clone(), stopped));
+            runtime.spawn(peer::serve(listener, accept, transport.clone(), max_peers, stopped));
         }
         let Some(edge) = &self.edge else { return };
         for (listener, door) in listeners.clients {
@@ -419,8 +428,6 @@ fn random(seed: u64) -> crate::raft::driver::Random {
 struct Members {
     id: u64,
     transport: Transport,
-    runtime: tokio::runtime::Handle,
-    fatal: Arc<Fatal>,
 }
 
 impl MemberChanges for Members {
@@ -431,12 +438,7 @@ impl MemberChanges for Members {
                 self.transport.update_peer(member.id, &member.peer_urls)
             }
             Change::Removed(id) if *id == self.id => {
-                // Who asked for it may wait for the answer here.
-                let fatal = self.fatal.clone();
-                self.runtime.spawn(async move {
-                    tokio::time::sleep(REMOVAL_DELAY).await;
-                    fatal.set_removed();
-                });
+                self.transport.removed();
                 Ok(())
             }
             Change::Removed(id) => {
@@ -473,8 +475,9 @@ struct Listeners {
 impl Listeners {
     fn open(config: &Config, sides: Sides) -> Result<Listeners, StartError> {
         let open = |url: &Url| {
-            bind(url, config)
-                .map_err(|error| StartError(format!("listen tcp {}: bind: {error}", url.authority())))
+            bind(url, config).map_err(|error| {
+                StartError(format!("listen tcp {}: bind: {}", url.authority(), config::reason(&error)))
+            })
         };
         let connect: Arc<dyn Connect> = match &sides.peer {
             Some(material) => Arc::new(Secure(material.clone())),
@@ -491,9 +494,11 @@ impl Listeners {
         }
         let acceptor = sides.client.as_ref().map(|material| Arc::new(Acceptor::new(material.clone())));
         let for_metrics = acceptor.as_ref().map(|acceptor| Arc::new(acceptor.for_metrics()));
+        let with_clients =
+            if config.listen_client_http_urls.is_empty() { Serves::Everything } else { Serves::Grpc };
         let kinds = [
-            (&config.listen_client_urls, Serves::Everything),
-            (&config.listen_client_http_urls, Serves::Everything),
+            (&config.listen_client_urls, with_clients),
+            (&config.listen_client_http_urls, Serves::Http),
             (&config.listen_metrics_urls, Serves::Metrics),
         ];
         let mut clients = Vec::new();
@@ -505,6 +510,18 @@ impl Listeners {
             }
         }
         Ok(Listeners { sides, connect, peers, clients })
+    }
+
+    /// Ends connections of peers at once, for as long as it is polled: founders that ask each other whether there is a
+    /// cluster need not wait for each other.
+    async fn turn_peers_away(&self) {
+        let ends = self.peers.iter().map(|(listener, _)| async {
+            while let Ok((stream, _)) = listener.accept().await {
+                drop(stream);
+            }
+        });
+        futures_util::future::join_all(ends).await;
+        std::future::pending().await
     }
 }
 

@@ -1,12 +1,13 @@
 //! TLS: certificates from files to configurations of the library, and the handshake of accepted connections.
 //!
-//! Owns what the settings of `config::tls` mean on the wire: who is admitted, what is shown to whom, and what a file that
-//! changes while the server runs does. Leaves sockets to their owners (`api::edge`, `peer::net`), which hand an accepted
-//! one to `accept::Acceptor`, or ask `Material` for the configuration to dial with. `server` loads both sides at start.
+//! Owns what the settings of `config::tls` mean on the wire: who is admitted, what is shown to whom, and what a file
+//! that changes while the server runs does. Leaves sockets to their owners (`api::edge`, `peer::net`), which hand an
+//! accepted one to `accept::Acceptor`, or ask `Material` for the configuration to dial with. `server` loads both sides
+//! at start.
 //!
-//! Folder: `material` (files, reloaded when they change), `verify` (chains and allowed names), `certificate` (what a
-//! certificate says), `address` (a client's certificate against where it comes from), `accept` (the handshake),
-//! `pending` (how many may be unfinished), `reject` (refusals in the log), `auto` (certificates of our own making).
+//! Folder: `material` (files, reloaded when they change), `address` (a client's certificate against where it comes
+//! from), `accept` (the handshake), `pending` (how many may be unfinished), `reject` (refusals in the log), `auto`
+//! (certificates of our own making). What a certificate says and whether it is good is the crate `x509`.
 //!
 //! Source: etcd `client/pkg/transport/{listener,listener_tls}.go`, whose texts are kept. Differs: files are read when
 //! they change and not at each handshake, so a broken one leaves the last good one in force; a CRL must be readable at
@@ -17,31 +18,18 @@
 pub mod accept;
 mod address;
 pub mod auto;
-pub mod certificate;
 pub mod material;
 mod pending;
 mod reject;
-mod verify;
 
 use std::sync::Arc;
 
 pub use accept::{Acceptor, Client};
 pub use material::Material;
 pub use reject::Rejections;
+pub use x509::TlsError;
 
 use crate::config::{Config, TlsInfo, Url};
-
-/// A file or setting that TLS cannot be had with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsError(pub String);
-
-impl std::fmt::Display for TlsError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for TlsError {}
 
 /// Which of a member's two doors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,10 +16,10 @@
 //! An entry at or below the last index replaces the log from there on. A new segment is complete and synced before
 //! it gets its name, and the directory is synced before anything relies on that name.
 //!
-//! `ahead` zeros that make syncs cheap; `frame` bytes to records and back; `segment` file names and reading in order; `replay` what the records say.
-//! Source: etcd `server/storage/wal` (`doc.go`). Differences: damaged lengths are told from torn tails (`frame`), a
-//! damaged record type is caught by raft's own order (`replay`), no copy of a torn tail is kept, and data leave the
-//! buffer at `sync` or past one megabyte instead of by pages of 4096.
+//! `ahead` zeros that make syncs cheap; `frame` bytes to records and back; `segment` file names and reading in order;
+//! `replay` what the records say. Source: etcd `server/storage/wal` (`doc.go`). Differences: damaged lengths are told
+//! from torn tails (`frame`), a damaged record type is caught by raft's own order (`replay`), no copy of a torn tail is
+//! kept, and data leave the buffer at `sync` or past one megabyte instead of by pages of 4096.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -302,13 +302,26 @@ pub struct Wal {
 }
 
 impl Wal {
-    /// Creates a log that holds its metadata and the empty snapshot, durable on return. It is built beside its
-    /// place and renamed, so a crash leaves either none or a whole one. Errors: `Exists`, `Io`.
+    /// Creates a log that holds its metadata and the empty snapshot, as `founded` does.
     pub fn create(
         disk: Arc<dyn Disk>,
         dir: &Path,
         metadata: &Metadata,
         options: Options,
+    ) -> Result<Self, Error> {
+        Self::founded(disk, dir, metadata, options, &HardState::default(), &[])
+    }
+
+    /// Creates a log with the entries, from the first one on, that every founder of a cluster begins with; durable on
+    /// return. It is built beside its place and renamed, so a crash leaves either none or a whole one. Errors:
+    /// `Exists`, `Io`.
+    pub fn founded(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        metadata: &Metadata,
+        options: Options,
+        hard_state: &HardState,
+        entries: &[Entry],
     ) -> Result<Self, Error> {
         if exists(disk.as_ref(), dir)? {
             return Err(Error::Exists { dir: dir.to_path_buf() });
@@ -332,6 +345,10 @@ impl Wal {
         encoder.crc_record();
         encoder.record(Kind::Metadata, &metadata.encode_to_vec());
         encoder.record(Kind::Snapshot, &walpb::Snapshot::default().encode_to_vec());
+        entries.iter().for_each(|entry| encoder.entry(&EntryRef::from(entry)));
+        if *hard_state != HardState::default() {
+            encoder.hard_state(hard_state);
+        }
         let written = file.write_at(encoder.bytes(), 0).and_then(|()| file.sync_data());
         written.map_err(Error::io("write", &name.path(&tmp)))?;
         disk.sync_dir(&tmp).map_err(Error::io("sync", &tmp))?;
@@ -348,8 +365,8 @@ impl Wal {
             dir: dir.to_path_buf(),
             options,
             metadata: *metadata,
-            hard_state: HardState::default(),
-            last_index: 0,
+            hard_state: *hard_state,
+            last_index: entries.last().map_or(0, |entry| entry.index),
             offset,
             encoder,
             unsynced: false,

@@ -6,9 +6,11 @@
 )]
 
 use std::{
+    io::{BufRead, BufReader, Write},
     net::TcpListener,
     path::Path,
     sync::atomic::{AtomicU16, Ordering},
+    time::{Duration, Instant},
 };
 
 use proto::{
@@ -22,15 +24,18 @@ use proto::{
 };
 use store::{
     config::{Command, Config},
+    node::fatal::End,
+    peer::REMOVAL_DELAY,
     server::Server,
 };
 use tonic::{
-    Status, Streaming,
+    Code, Status, Streaming,
     codegen::tokio_stream::{self, StreamExt},
     transport::Channel,
 };
 
-/// Ports that are free, below those that the system gives to outgoing connections: a stopped member finds its own again.
+/// Ports that are free, below those that the system gives to outgoing connections: a stopped member finds its own
+/// again.
 fn free_ports(count: usize) -> Vec<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = std::process::id() as u16 % 10_000;
@@ -293,4 +298,51 @@ async fn members_of_two_clusters_know_nothing_of_each_other() {
     assert_eq!(at_two.put("a", "still").await, 3);
     drop(at_two);
     stop(two).await;
+}
+
+/// Answers all peers' streams as a member that knows the caller as removed. Ends with the test's process.
+fn tell_of_removal(listener: TcpListener) -> tokio::sync::oneshot::Receiver<Instant> {
+    let (told, first) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        let mut told = Some(told);
+        for connection in listener.incoming() {
+            let mut connection = connection.unwrap();
+            let mut lines = BufReader::new(&connection).lines();
+            let Some(Ok(request)) = lines.next() else { continue };
+            while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            let is_stream = request.starts_with("GET /raft/stream/");
+            if is_stream && let Some(told) = told.take() {
+                let _ = told.send(Instant::now());
+            }
+            let status = if is_stream { "410 Gone" } else { "404 Not Found" };
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+            let _ = connection.write_all(answer.as_bytes());
+        }
+    });
+    first
+}
+
+/// Others may apply a removal before the member that was asked for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_hears_of_its_removal_answers_before_it_ends() {
+    let data = tempfile::tempdir().unwrap();
+    let peers = free_ports(2);
+    let listener = TcpListener::bind(("127.0.0.1", peers[1])).unwrap();
+    let mut config = config(data.path(), "removed", &peers, 0);
+    // Nobody is elected, and a request waits for 105 s.
+    config.election_timeout_ms = 50_000;
+    let server = start(config).await;
+    let waiting = tokio::spawn({
+        let mut client = Client::new(&server);
+        async move { client.kv.put(put_of("a", "1")).await }
+    });
+    let told = tell_of_removal(listener).await.unwrap();
+    assert_eq!(server.ended().await, End::Removed);
+    let went_on = told.elapsed();
+    assert!(went_on >= REMOVAL_DELAY, "{went_on:?}");
+    let answer =
+        tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("is told at once").unwrap();
+    let refusal = answer.unwrap_err();
+    assert_eq!((refusal.code(), refusal.message()), (Code::Unavailable, "etcdserver: server stopped"));
+    stop(server).await;
 }

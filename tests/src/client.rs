@@ -10,11 +10,12 @@ use proto::etcdserverpb::lease_client::LeaseClient;
 use proto::etcdserverpb::maintenance_client::MaintenanceClient;
 use proto::etcdserverpb::watch_client::WatchClient;
 use proto::etcdserverpb::{
-    CompactionRequest, DeleteRangeRequest, HashKvRequest, HashKvResponse, LeaseGrantRequest,
-    LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, Member,
-    MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest,
-    MoveLeaderRequest, PutRequest, RangeRequest, RangeResponse, RequestOp, StatusRequest, StatusResponse,
-    WatchCreateRequest, WatchRequest, WatchResponse, request_op, watch_request,
+    AlarmMember, AlarmRequest, CompactionRequest, DefragmentRequest, DeleteRangeRequest, HashKvRequest,
+    HashKvResponse, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseTimeToLiveRequest,
+    LeaseTimeToLiveResponse, Member, MemberAddRequest, MemberListRequest, MemberPromoteRequest,
+    MemberRemoveRequest, MemberUpdateRequest, MoveLeaderRequest, PutRequest, RangeRequest, RangeResponse,
+    RequestOp, StatusRequest, StatusResponse, WatchCreateRequest, WatchRequest, WatchResponse,
+    alarm_request::AlarmAction, request_op, watch_request,
 };
 use proto::mvccpb::KeyValue;
 use tokio::sync::mpsc;
@@ -111,6 +112,21 @@ impl Client {
     pub async fn compact(&self, revision: i64) -> Result<(), Status> {
         let request = CompactionRequest { revision, physical: true };
         self.kv.clone().compact(request).await.map(drop)
+    }
+
+    pub async fn defragment(&self) -> Result<(), Status> {
+        self.maintenance.clone().defragment(DefragmentRequest {}).await.map(drop)
+    }
+
+    /// Clears all alarms of all members.
+    pub async fn disarm(&self) -> Result<(), Status> {
+        let list = AlarmRequest { action: AlarmAction::Get as i32, ..Default::default() };
+        let raised = self.maintenance.clone().alarm(list).await?.into_inner().alarms;
+        for AlarmMember { member_id, alarm } in raised {
+            let request = AlarmRequest { action: AlarmAction::Deactivate as i32, member_id, alarm };
+            self.maintenance.clone().alarm(request).await?;
+        }
+        Ok(())
     }
 
     pub async fn move_leader(&self, target: u64) -> Result<(), Status> {

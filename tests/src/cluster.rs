@@ -299,7 +299,8 @@ impl Member {
             Some(command.spawn().unwrap_or_else(|error| panic!("start {:?}: {error}", self.program)));
     }
 
-    /// Waits until a linearizable read succeeds, or is refused for want of a user; fails when the process exits or takes too long.
+    /// Waits until a linearizable read succeeds, or is refused for want of a user; fails when the process exits or
+    /// takes too long.
     pub async fn ready(&mut self) {
         let client = Client::with_limit(&self.client_url, Duration::from_secs(2));
         let start = Instant::now();

@@ -1,7 +1,8 @@
 //! Network namespaces: hosts on one bridge, each of which can be cut off.
 //! The bridge itself lives in a namespace of its own, so no address, route or device of the machine is used
 //! or changed; the only names outside are those of the namespaces, which carry the process id, and below
-//! `/etc/netns` those of hosts that have a name server. They are removed on drop, after failures too. Needs root and `ip`.
+//! `/etc/netns` those of hosts that have a name server. They are removed on drop, after failures too. Needs root and
+//! `ip`.
 
 use std::fs::File;
 use std::future::Future;
@@ -78,7 +79,8 @@ impl Network {
         (0..self.size).map(|n| Host { address: self.address(n), prefix: prefix(n) }).collect()
     }
 
-    /// Processes on the hosts ask this address for names, by the port of DNS, those without a dot in the domain `search`;
+    /// Processes on the hosts ask this address for names, by the port of DNS, those without a dot in the domain
+    /// `search`;
     /// `ip netns exec` shows them files of their own.
     pub fn set_name_server(&self, address: IpAddr, search: &str) {
         for n in 0..self.size {

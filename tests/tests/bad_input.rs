@@ -262,6 +262,64 @@ async fn wrong_messages_get_an_error() {
     .await;
 }
 
+/// A member that cannot open its own files any more has to stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_do_not_use_up_the_file_descriptors() {
+    bounded(LIMIT, async {
+        let prefix = ["prlimit", "--nofile=256:256"].map(str::to_owned).into();
+        let host = Host { prefix, ..Host::loopback() };
+        let ours = binary::ours();
+        let cluster =
+            Cluster::builder(&ours, 1).hosts(vec![host]).args(["--snapshot-count=20"]).start().await;
+        let address = cluster.members[0].client_address().to_owned();
+        let before = cluster.client(0);
+        assert_serves(&before, "nothing").await;
+        let mut idle = Vec::new();
+        for _ in 0..400 {
+            idle.extend(TcpStream::connect(&address).await);
+        }
+        // Each state that is saved means new files.
+        for number in 0..200 {
+            before.put(format!("k{number}"), vec![7; 4096]).await.expect("a member that serves");
+        }
+        assert_serves(&before, "idle connections").await;
+        drop(idle);
+        integration::eventually("new connections", START_LIMIT, || async {
+            cluster.client(0).get("k1").await.map_err(|status| status.to_string())
+        })
+        .await;
+    })
+    .await;
+}
+
+/// Puts over few keys until there is no space, as a user meets it; then what an operator does about it.
+#[tokio::test(flavor = "multi_thread")]
+async fn space_comes_back_by_compaction_and_defragmentation() {
+    bounded(LIMIT, async {
+        let quota = ["--quota-backend-bytes=40000000"];
+        let cluster = Cluster::builder(&binary::ours(), 1).args(quota).start().await;
+        let client = cluster.client(0);
+        let mut random = StdRng::seed_from_u64(1);
+        let mut value = vec![0; 1 << 20];
+        let full = loop {
+            random.fill_bytes(&mut value);
+            if let Err(status) = client.put("large", value.clone()).await {
+                break status;
+            }
+        };
+        assert_eq!(full.message(), "etcdserver: mvcc: database space exceeded");
+        let revision = client.revision().await.expect("a read");
+        client.compact(revision).await.expect("a compaction");
+        client.defragment().await.expect("a defragmentation");
+        let status = client.status().await.expect("the status");
+        assert!(status.db_size < 10_000_000 && status.db_size_in_use < 10_000_000, "{status:?}");
+        client.disarm().await.expect("no alarm any more");
+        assert_serves(&client, "defragmentation").await;
+        client.put("large", value.clone()).await.expect("there is space");
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn peers_of_other_clusters_are_refused() {
     bounded(LIMIT, async {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use integration::binary::{self, Binary};
 use integration::cluster::{Cluster, START_LIMIT};
@@ -174,9 +174,11 @@ async fn a_waiting_member_ends_by_a_signal_as_first_process_too() {
 }
 
 const DOMAIN: &str = "cluster.test";
+const SECURE_DOMAIN: &str = "secure.test";
 
-/// Answers for `m<n>.cluster.test` and for the services of members, peers' and clients', until it is dropped.
-async fn serve_names(address: IpAddr, peers: Vec<SocketAddr>, clients: Vec<SocketAddr>) {
+/// Answers for `m<n>.cluster.test` and for the services of members, peers' and clients', until it is dropped; and for
+/// `m0.secure.test`, the only host with a service of the port `secure`.
+async fn serve_names(address: IpAddr, peers: Vec<SocketAddr>, clients: Vec<SocketAddr>, secure: u16) {
     let socket = UdpSocket::bind((address, 53)).await.expect("the port of DNS");
     let mut question = [0; 1500];
     loop {
@@ -190,16 +192,24 @@ async fn serve_names(address: IpAddr, peers: Vec<SocketAddr>, clients: Vec<Socke
                 answer.answers.push(ResourceRecord::new(question.qname.clone(), CLASS::IN, 60, data));
             };
             for (n, (peer, client)) in peers.iter().zip(&clients).enumerate() {
-                let host = format!("m{n}.{DOMAIN}");
-                for (service, port) in [("etcd-server", peer.port()), ("etcd-client", client.port())] {
-                    if question.qtype == QTYPE::TYPE(TYPE::SRV) && name == format!("_{service}._tcp.{DOMAIN}")
+                let plain = format!("m{n}.{DOMAIN}");
+                let protected = format!("m{n}.{SECURE_DOMAIN}");
+                for (host, domain, service, port) in [
+                    (&plain, DOMAIN, "etcd-server", peer.port()),
+                    (&plain, DOMAIN, "etcd-client", client.port()),
+                    (&protected, SECURE_DOMAIN, "etcd-client-ssl", secure),
+                ] {
+                    let offered = host == &plain || n == 0;
+                    if offered
+                        && question.qtype == QTYPE::TYPE(TYPE::SRV)
+                        && name == format!("_{service}._tcp.{domain}")
                     {
-                        let target = Name::new(&host).expect("a name").into_owned();
+                        let target = Name::new(host).expect("a name").into_owned();
                         add(RData::SRV(SRV { priority: 0, weight: 0, port, target }));
                     }
                 }
                 let IpAddr::V4(ip) = peer.ip() else { continue };
-                if question.qtype == QTYPE::TYPE(TYPE::A) && name == host {
+                if question.qtype == QTYPE::TYPE(TYPE::A) && (name == plain || name == protected) {
                     add(RData::A(A { address: ip.into() }));
                 }
             }
@@ -227,7 +237,16 @@ fn members_find_each_other_by_dns() {
             let parse = |address: &str| address.parse().expect("an address");
             let peers = cluster.members.iter().map(|it| parse(it.peer_address())).collect();
             let clients = cluster.members.iter().map(|it| parse(it.client_address())).collect();
-            let names = tokio::spawn(serve_names(network.hub_address(), peers, clients));
+            // One member offers TLS too, with a certificate of the domains instead of its host.
+            let directory = tempfile::tempdir().expect("a directory");
+            let authority = Authority::new(directory.path(), "ca");
+            authority.issue("server", &[DOMAIN, SECURE_DOMAIN], 1, |_| {});
+            let secure = integration::cluster::free_port(&network.hosts()[0]);
+            let member = &mut cluster.members[0];
+            let host = member.client_address().split(':').next().expect("a host");
+            member.args.push(format!("--listen-client-urls={},https://{host}:{secure}", member.client_url));
+            member.args.extend(authority.client_flags(false));
+            let names = tokio::spawn(serve_names(network.hub_address(), peers, clients, secure));
             for member in &mut cluster.members {
                 member.discover(&[format!("--discovery-srv={DOMAIN}")]);
                 member.spawn();
@@ -243,22 +262,41 @@ fn members_find_each_other_by_dns() {
 
             // Clients find them too: of the hosts that have these names, each but the namespace of the bridge.
             let ours = binary::ours().path.with_file_name("etcdctl");
-            let list = async |program: &Path, domain: &str| {
+            let list = async |program: &Path, domain: &str, more: &[&str]| {
                 let mut command = Command::new("ip");
                 command.args(["netns", "exec", &network.name(0)]).arg(program).env("ETCDCTL_API", "3");
-                command.args(["--discovery-srv", domain, "member", "list"]).stdin(Stdio::null());
+                command.args(["--discovery-srv", domain, "member", "list"]).args(more).stdin(Stdio::null());
                 command.output().await.expect("etcdctl")
             };
+            let all = |output: &Output| String::from_utf8_lossy(&output.stdout).lines().count() == 3;
+            let trusting = format!("--cacert={}", authority.file("ca.pem"));
+            let reserve = format!("--endpoints=https://m0.{DOMAIN}:{secure}");
             for program in binary::etcdctls().into_iter().chain([ours.clone()]) {
                 // The second one lies in the search domain.
                 for domain in [DOMAIN, "cluster"] {
-                    let output = list(&program, domain).await;
-                    let text = String::from_utf8_lossy(&output.stdout);
-                    assert_eq!(text.lines().count(), 3, "{}: {output:?}", program.display());
+                    let output = list(&program, domain, &[]).await;
+                    assert!(all(&output), "{}: {output:?}", program.display());
+                }
+                // Who does not trust DNS wants certificates of the domain, and endpoints that have some.
+                let careful = [&*trusting, "--insecure-discovery=false"];
+                let output = list(&program, SECURE_DOMAIN, &careful).await;
+                assert!(all(&output), "{}: {output:?}", program.display());
+                let output = list(&program, SECURE_DOMAIN, &[&trusting, "--command-timeout=1s"]).await;
+                assert!(!output.status.success(), "{}: {output:?}", program.display());
+                let output = list(&program, DOMAIN, &[&careful[..], &[&*reserve]].concat()).await;
+                assert!(all(&output), "{}: {output:?}", program.display());
+                for member in &cluster.members {
+                    let (_, port) = member.client_address().split_once(':').expect("a port");
+                    let text = String::from_utf8_lossy(&output.stderr);
+                    let ignored = text.lines().any(|line| {
+                        line.starts_with("ignoring discovered insecure endpoint \"http://m")
+                            && line.ends_with(&format!(":{port}\""))
+                    });
+                    assert!(ignored, "{}: {text}", program.display());
                 }
             }
             for (domain, reason) in [("nowhere.test", "no such host"), ("broken.test", "the server failed")] {
-                let output = list(&ours, domain).await;
+                let output = list(&ours, domain, &[]).await;
                 let text = String::from_utf8_lossy(&output.stderr);
                 assert!(!output.status.success() && text.contains(reason), "{domain}: {text}");
             }

@@ -115,6 +115,49 @@ async fn a_member_that_lost_its_disk_is_replaced() {
     .await;
 }
 
+/// With its votes gone it could help another emptied or lagging member to a majority that knows less.
+async fn does_not_found_again(binary: &Binary) {
+    let mut cluster = Cluster::start(binary, 3).await;
+    eventually("the first knows all clients' URLs", START_LIMIT, || async {
+        let listed = cluster.client(0).members().await.map_err(|error| error.to_string())?;
+        let known = listed.iter().all(|member| !member.client_ur_ls.is_empty());
+        if known { Ok(()) } else { Err(format!("{listed:?}")) }
+    })
+    .await;
+    cluster.members[0].stop().await;
+    cluster.client(1).put("precious", "1").await.expect("a majority is there");
+    cluster.members[1].stop().await;
+    cluster.members[2].kill();
+    std::fs::remove_dir_all(&cluster.members[2].data_dir).expect("its disk");
+    cluster.members[0].spawn();
+    eventually("the lagging member answers its peers", START_LIMIT, || async {
+        http::get(cluster.members[0].peer_address(), "/members").await.map_err(|error| error.to_string())
+    })
+    .await;
+    cluster.members[2].spawn();
+    assert!(!cluster.members[2].exited().await.success());
+    let log = cluster.members[2].log_text();
+    assert!(log.contains("has already been bootstrapped"), "{log}");
+
+    cluster.members[1].spawn();
+    for member in &mut cluster.members[..2] {
+        member.ready().await;
+    }
+    let found = cluster.client(0).get("precious").await.expect("a majority is there");
+    assert_eq!(found.map(|kv| kv.value.to_vec()), Some(b"1".to_vec()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_lost_its_disk_does_not_found_again() {
+    bounded(8 * START_LIMIT, async {
+        let stock = binary::peer("3.5.");
+        for binary in std::iter::once(binary::ours()).chain(stock) {
+            does_not_found_again(&binary).await;
+        }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_survivor_becomes_a_cluster_again() {
     bounded(10 * START_LIMIT, async {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use integration::binary::{self, Binary};
 use integration::cluster::{Cluster, Member, START_LIMIT, free_url};
 use integration::load::{self, Load};
-use integration::{bounded, eventually, setting};
+use integration::{bounded, eventually, http, setting};
 
 const PROGRESS_LIMIT: Duration = Duration::from_secs(120);
 const WORKERS: usize = 16;
@@ -197,6 +197,53 @@ async fn the_data_of_a_stopped_etcd_3_5_are_taken_over_in_place() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_data_of_a_stopped_etcd_3_4_are_taken_over_in_place() {
     taken_over_in_place("3.4.").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_of_the_v2_api_are_not_thrown_away() {
+    bounded(6 * START_LIMIT, async {
+        let Some(peer) = binary::peer("3.5.") else { return };
+        let args = ["--enable-v2", "--snapshot-count=500"];
+        let mut stock = Cluster::builder(&peer, 1).args(args).start().await;
+        let address = stock.members[0].client_address().to_owned();
+        let asked = async |method: &str| {
+            let headers = [("content-type", "application/x-www-form-urlencoded")];
+            let (path, body) = ("/v2/keys/a", if method == "PUT" { &b"value=kept"[..] } else { b"" });
+            http::request(&address, method, path, &headers, body).await.expect("an answer").body
+        };
+        asked("PUT").await;
+        // It keeps 5,000 entries: a newcomer needs a snapshot now.
+        let load = Load::start("load", &stock.clients(), WORKERS);
+        load.progress(6000, PROGRESS_LIMIT).await;
+        load.stop().await;
+        // Neither by a snapshot,
+        let url = free_url();
+        let client = stock.client(0);
+        let added = insist("add a learner", || client.add_member(&url, true)).await;
+        let mut newcomer = stock.newcomer(&binary::ours(), "newcomer", &url, &[]);
+        newcomer.spawn();
+        eventually("the refusal", START_LIMIT, || async {
+            let log = newcomer.log_text();
+            if log.contains("illegal v2store content") { Ok(()) } else { Err(log) }
+        })
+        .await;
+        newcomer.kill();
+        insist("remove it", || client.remove_member(added)).await;
+        // nor in place.
+        stock.members[0].stop().await;
+        let mut ours = stock.continued_by(&binary::ours());
+        let v2 = ours.members[0].args.extract_if(.., |it| it == "--enable-v2").next().expect("a flag");
+        ours.members[0].spawn();
+        ours.members[0].exited().await;
+        let log = ours.members[0].log_text();
+        assert!(log.contains("illegal v2store content"), "{log}");
+        let mut stock = ours.continued_by(&peer);
+        stock.members[0].args.push(v2);
+        stock.members[0].restart().await;
+        let body = asked("GET").await;
+        assert!(body.contains("kept"), "{body}");
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

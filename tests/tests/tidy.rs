@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Beyond this a file has a second noun.
 const MAX_LINES: usize = 1_200;
+const MAX_COLUMNS: usize = 120;
 
 /// Imports that go against the arrows: file, module, and why.
 const EXEMPT_IMPORTS: [(&str, &str, &str); 2] = [
@@ -100,6 +101,21 @@ fn no_file_is_too_long() {
         }
     }
     report(&format!("a file has at most {MAX_LINES} lines"), &findings);
+}
+
+#[test]
+fn comments_are_not_too_wide() {
+    let mut findings = Vec::new();
+    for file in sources() {
+        for (n, line) in (1..).zip(file.text.lines()) {
+            let text = line.trim_start();
+            let is_table = text.starts_with("//! |") || text.starts_with("/// |");
+            if text.starts_with("//") && !is_table && line.chars().count() > MAX_COLUMNS {
+                findings.push(format!("{}:{n}", file.path));
+            }
+        }
+    }
+    report(&format!("a comment has at most {MAX_COLUMNS} columns"), &findings);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::flags::{Flag, Flags, Kind};
 use super::security;
 use crate::client::{Client, Error, Options};
 use crate::exit::{BAD_CONNECTION, BAD_FEATURE, ERROR, Exit, Outcome};
+use crate::go::quote::quote;
 use crate::log;
 use crate::printers::{self, Printer};
 
@@ -17,7 +18,8 @@ pub static FLAGS: [Flag; 20] = [
     Flag::duration("command-timeout", "5s", "timeout for short running command (excluding dial timeout)"),
     Flag::bool("debug", "enable client-side debug logging"),
     Flag::duration("dial-timeout", "2s", "dial timeout for client connections"),
-    Flag::text("discovery-srv", "", "domain name to query for SRV records").short('d'),
+    Flag::text("discovery-srv", "", "domain name to query for SRV records describing cluster endpoints")
+        .short('d'),
     Flag::text("discovery-srv-name", "", "service name to query when using DNS discovery"),
     Flag {
         name: "endpoints",
@@ -94,6 +96,10 @@ impl Session {
         if flags.bool("debug") {
             show_settings(flags)?;
         }
+        let endpoints = match discovered(flags)? {
+            found if found.is_empty() => flags.list("endpoints").to_vec(),
+            found => found,
+        };
         let tls = security::tls_settings(flags)?;
         let credentials = security::credentials(flags.text("user"), flags.text("password"), "Password: ")?;
         let format = flags.text("write-out");
@@ -111,12 +117,8 @@ impl Session {
             keepalive_timeout: flags.duration("keepalive-timeout").wait(),
             max_request_bytes: limit("max-request-bytes", 2 << 20),
             max_response_bytes: limit("max-recv-bytes", i32::MAX as usize),
-            tls: tls.config().map_err(Exit::bad_args)?,
+            tls: tls.tls().map_err(Exit::bad_args)?,
             credentials,
-        };
-        let endpoints = match discovered(flags)? {
-            found if found.is_empty() => flags.list("endpoints").to_vec(),
-            found => found,
         };
         Ok(Self { client: Client::disconnected(options.clone()), printer, options, endpoints })
     }
@@ -127,7 +129,7 @@ impl Session {
     }
 }
 
-/// The endpoints that DNS names, if it is to be asked; by TLS alone unless insecure ones are accepted.
+/// The endpoints that DNS names, if it is to be asked; only those with TLS unless others are accepted.
 fn discovered(flags: &Flags) -> Result<Vec<String>, Exit> {
     let (domain, name) = (flags.text("discovery-srv"), flags.text("discovery-srv-name"));
     if domain.is_empty() {
@@ -138,16 +140,23 @@ fn discovered(flags: &Flags) -> Result<Vec<String>, Exit> {
         let targets = srv::look_up(&format!("{service}{suffix}"), domain)?;
         Ok(targets.into_iter().map(|(host, port)| format!("{scheme}://{host}:{port}")).collect())
     };
-    let insecure = || match flags.bool("insecure-discovery") {
-        true => found("http", "etcd-client"),
-        false => Err("insecure endpoints are not asked for (--insecure-discovery=false)".into()),
-    };
-    match (found("https", "etcd-client-ssl"), insecure()) {
-        (Err(secure), Err(insecure)) => {
-            Err(Exit::new(ERROR, format!("dns lookup errors: {secure} and {insecure}")))
-        }
-        (secure, insecure) => Ok([secure, insecure].into_iter().flatten().flatten().collect()),
+    let (secure, insecure) = (found("https", "etcd-client-ssl"), found("http", "etcd-client"));
+    if let (Err(secure), Err(insecure)) = (&secure, &insecure) {
+        return Err(Exit::new(ERROR, format!("dns lookup errors: {secure} and {insecure}")));
     }
+    let mut endpoints = secure.unwrap_or_default();
+    for endpoint in insecure.unwrap_or_default() {
+        if flags.bool("insecure-discovery") {
+            endpoints.push(endpoint);
+        } else {
+            writeln!(
+                std::io::stderr(),
+                "ignoring discovered insecure endpoint {}",
+                quote(endpoint.as_bytes())
+            )?;
+        }
+    }
+    Ok(endpoints)
 }
 
 /// `ETCDCTL_API` chooses between the clients of the v2 and the v3 API; this is one of v3.

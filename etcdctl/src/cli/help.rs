@@ -10,6 +10,15 @@ pub const API_VERSION: &str = "3.5";
 
 /// The page of the command at the end of `path`.
 pub fn usage(path: &[&'static Command]) -> String {
+    page(path, Some(&HELP_FLAG))
+}
+
+/// The same without `--help`, which cobra gives to a command only when it is found.
+pub fn usage_without_help(path: &[&'static Command]) -> String {
+    page(path, None)
+}
+
+fn page(path: &[&'static Command], help: Option<&'static Flag>) -> String {
     let Some((command, parents)) = path.split_last() else { return String::new() };
     let names: Vec<_> = path.iter().map(|command| command.name()).collect();
     let name = if parents.is_empty() { names.join(" ") } else { names[1..].join(" ") };
@@ -28,7 +37,7 @@ pub fn usage(path: &[&'static Command]) -> String {
         command.long.lines().for_each(|line| page.push_str(&format!("\t{line}\n")));
     }
     let own = command.flags.iter().chain(command.persistent);
-    page.push_str(&format!("\nOPTIONS:\n{}", options(own.chain([&HELP_FLAG]), command.name())));
+    page.push_str(&format!("\nOPTIONS:\n{}", options(own.chain(help), command.name())));
     if !parents.is_empty() {
         let inherited = parents.iter().flat_map(|parent| parent.persistent);
         page.push_str(&format!("\nGLOBAL OPTIONS:\n{}", options(inherited, "")));
@@ -97,6 +106,14 @@ fn column_width(lines: &[Vec<&str>], at: usize, column: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn help_on_nothing_known_has_no_help_itself() {
+        let path = [&crate::commands::ROOT];
+        let line = "  -h, --help[=false]\t\t\t\thelp for etcdctl\n";
+        assert!(usage(&path).contains(line));
+        assert_eq!(usage(&path).replace(line, ""), usage_without_help(&path));
+    }
 
     #[test]
     fn cells_line_up_by_block() {

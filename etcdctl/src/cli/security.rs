@@ -19,6 +19,11 @@ pub fn tls_settings(flags: &Flags) -> Result<tls::Settings, Exit> {
         ca_file: file("cacert")?,
         required: !flags.bool("insecure-transport"),
         skip_verify: flags.bool("insecure-skip-tls-verify"),
+        // DNS may name any host; whoever answers there must be of the domain.
+        server_name: match flags.bool("insecure-discovery") {
+            true => String::new(),
+            false => flags.text("discovery-srv").into(),
+        },
     })
 }
 

@@ -2,16 +2,20 @@
 //! Dialling is apart from calling, so that a call knows whether it can have reached a server.
 
 use std::cell::{Cell, RefCell};
+use std::io;
+use std::iter::successors;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::time::sleep;
+use tonic::Status;
 use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
 use super::tls::{Address, Dialer};
 use super::{Error, Options, tls};
+use crate::go::error::reason;
 
 /// Pings more often than this are refused by servers as too many.
 const MIN_KEEPALIVE: Duration = Duration::from_secs(10);
@@ -21,6 +25,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 pub struct Connections {
     targets: Vec<Target>,
     current: Cell<usize>,
+    /// Which endpoint could not be reached last, and why.
+    failure: RefCell<Option<(String, String)>>,
 }
 
 struct Target {
@@ -38,9 +44,11 @@ impl Connections {
         let targets = endpoints.iter().map(|endpoint| {
             let bad = |why: &str| Error::Text(format!("endpoint \"{endpoint}\": {why}"));
             let (uri, security) = uri(endpoint).map_err(|why| bad(&why))?;
-            let encrypted =
-                security == Security::Tls || security == Security::Either && options.tls.is_some();
-            let dialer = if encrypted { Some(dialer(&uri, options).map_err(|why| bad(&why))?) } else { None };
+            let dialer = if security.is_encrypted(options) {
+                Some(dialer(&uri, options).map_err(|why| bad(&why))?)
+            } else {
+                None
+            };
             let endpoint = Endpoint::from_shared(uri).map_err(|error| bad(&error.to_string()))?;
             let endpoint = endpoint
                 .connect_timeout(options.dial_timeout)
@@ -49,11 +57,12 @@ impl Connections {
                 .tcp_nodelay(true);
             Ok(Target { endpoint, dialer, channel: RefCell::new(None) })
         });
-        Ok(Self { targets: targets.collect::<Result<_, Error>>()?, current: Cell::new(0) })
+        let targets = targets.collect::<Result<_, Error>>()?;
+        Ok(Self { targets, current: Cell::new(0), failure: RefCell::default() })
     }
 
     pub fn none() -> Self {
-        Self { targets: Vec::new(), current: Cell::new(0) }
+        Self { targets: Vec::new(), current: Cell::new(0), failure: RefCell::default() }
     }
 
     /// A connected channel and the number of its endpoint. Dials on until one answers: callers set the limit.
@@ -70,9 +79,16 @@ impl Connections {
             if let Some(channel) = known {
                 return Ok((channel, at));
             }
-            if let Ok(channel) = target.dial().await {
-                *target.channel.borrow_mut() = Some(channel.clone());
-                return Ok((channel, at));
+            match target.dial().await {
+                Ok(channel) => {
+                    *target.channel.borrow_mut() = Some(channel.clone());
+                    return Ok((channel, at));
+                }
+                Err(error) => {
+                    let cause =
+                        refused_handshake(&error).or_else(|| not_dialled(&error, target.endpoint.uri()));
+                    self.note(at, cause);
+                }
             }
             self.give_up_on(at);
             failed += 1;
@@ -81,6 +97,20 @@ impl Connections {
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
+    }
+
+    /// A call failed that had a connection. In TLS 1.3 the server judges the client after that.
+    pub fn note_broken(&self, at: usize, status: &Status) {
+        self.note(at, refused_handshake(status));
+    }
+
+    fn note(&self, at: usize, cause: Option<String>) {
+        *self.failure.borrow_mut() = cause.map(|cause| (self.targets[at].endpoint.uri().to_string(), cause));
+    }
+
+    /// Which endpoint could not be reached, and why in the words of gRPC for Go, if that was the last that happened.
+    pub fn failure(&self) -> Option<(String, String)> {
+        self.failure.borrow().clone()
     }
 
     /// The endpoint failed: dial it anew when its turn comes again, and go to the next one.
@@ -103,17 +133,39 @@ impl Target {
     }
 }
 
+fn io_errors<'a>(error: &'a (dyn std::error::Error + 'static)) -> impl Iterator<Item = &'a io::Error> {
+    successors(Some(error), |error| error.source()).filter_map(|error| error.downcast_ref::<io::Error>())
+}
+
+fn refused_handshake(error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    let tls = io_errors(error).find_map(|error| error.get_ref()?.downcast_ref::<rustls::Error>())?;
+    Some(format!("transport: authentication handshake failed: {}", tls::failure(tls)))
+}
+
+fn not_dialled(error: &(dyn std::error::Error + 'static), uri: &Uri) -> Option<String> {
+    let error = io_errors(error).next()?;
+    let step = if error.raw_os_error().is_some() { "connect: " } else { "" };
+    let target = uri.authority().map_or_else(|| uri.to_string(), ToString::to_string);
+    Some(format!("transport: Error while dialing dial tcp {target}: {step}{}", reason(error)))
+}
+
 /// What the scheme of an endpoint says of TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Security {
+pub(super) enum Security {
     Plain,
     Tls,
     /// As the flags say.
     Either,
 }
 
+impl Security {
+    pub(super) fn is_encrypted(self, options: &Options) -> bool {
+        self == Self::Tls || self == Self::Either && options.tls.is_some()
+    }
+}
+
 /// An endpoint as etcd writes it, as the URI tonic dials: a bare `host:port` is HTTP/2.
-fn uri(endpoint: &str) -> Result<(String, Security), String> {
+pub(super) fn uri(endpoint: &str) -> Result<(String, Security), String> {
     match endpoint.split_once("://") {
         Some(("http", _)) => Ok((endpoint.into(), Security::Plain)),
         Some(("https", rest)) => Ok((format!("http://{rest}"), Security::Tls)),
@@ -130,14 +182,14 @@ fn uri(endpoint: &str) -> Result<(String, Security), String> {
 
 const HTTPS_PORT: u16 = 443;
 
-fn dialer(uri: &str, options: &Options) -> Result<Dialer, String> {
-    let config = options.tls.clone().map_or_else(tls::by_default, Ok)?;
+pub(super) fn dialer(uri: &str, options: &Options) -> Result<Dialer, String> {
+    let tls = options.tls.clone().map_or_else(tls::by_default, Ok)?;
     let (name, address) = address(uri)?;
-    Dialer::new(config, &name, address)
+    Dialer::new(tls, &name, address)
 }
 
 /// Where a URI leads, and the name a certificate there must have: that of the host, or of the socket's file.
-fn address(uri: &str) -> Result<(String, Address), String> {
+pub(super) fn address(uri: &str) -> Result<(String, Address), String> {
     if let Some(path) = uri.strip_prefix("unix:") {
         let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -57,7 +57,8 @@ impl Client {
         if limit.is_zero() {
             return self.renew_token().await;
         }
-        timeout(limit, self.renew_token()).await.unwrap_or(Err(Error::DeadlineExceeded))
+        let result = timeout(limit, self.renew_token()).await.unwrap_or(Err(Error::DeadlineExceeded));
+        self.explained(result)
     }
 
     /// The same without a limit of time of its own.
@@ -73,6 +74,7 @@ impl Client {
                 Some(token)
             }
             Err(status) => {
+                self.connections.note_broken(endpoint, &status);
                 let error = Error::from(status);
                 if !error.is("etcdserver: authentication is not enabled") {
                     if error.is_passing() {

@@ -4,21 +4,22 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::ring;
 use rustls::pki_types::pem::{PemObject, SectionKind};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use x509::verify::{Allowed, Anchors, Servers};
 
 use crate::go::error::reason;
 
@@ -32,11 +33,20 @@ pub struct Settings {
     pub required: bool,
     /// Any certificate will do, once TLS is asked for.
     pub skip_verify: bool,
+    /// Asks for TLS, with certificates for this name wherever the endpoints are.
+    pub server_name: String,
+}
+
+/// How to speak TLS with every endpoint.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    config: Arc<ClientConfig>,
+    server_name: Option<ServerName<'static>>,
 }
 
 impl Settings {
     /// `None` when nothing asks for TLS but, perhaps, the scheme of an endpoint.
-    pub fn config(&self) -> Result<Option<Arc<ClientConfig>>, String> {
+    pub fn tls(&self) -> Result<Option<Tls>, String> {
         let (ca, cert, key) = (&self.ca_file, &self.cert_file, &self.key_file);
         let identity = match (cert.is_empty(), key.is_empty()) {
             (true, true) => None,
@@ -44,22 +54,30 @@ impl Settings {
             _ => return Err(format!("KeyFile and CertFile must both be present[key: {key}, cert: {cert}]")),
         };
         let roots = if ca.is_empty() { None } else { Some(authorities(&read(ca)?)?) };
-        if identity.is_none() && roots.is_none() && !self.required {
+        let server_name = match self.server_name.as_str() {
+            "" => None,
+            name => Some(server_name(name)?),
+        };
+        if identity.is_none() && roots.is_none() && server_name.is_none() && !self.required {
             return Ok(None);
         }
-        build(roots, identity, self.skip_verify).map(Some)
+        Ok(Some(Tls { config: build(roots, identity, self.skip_verify)?, server_name }))
     }
 }
 
+fn server_name(name: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(name.to_owned()).map_err(|error| error.to_string())
+}
+
 /// For an endpoint that says `https` where nothing else was said: the system's authorities.
-pub fn by_default() -> Result<Arc<ClientConfig>, String> {
-    build(None, None, false)
+pub fn by_default() -> Result<Tls, String> {
+    Ok(Tls { config: build(None, None, false)?, server_name: None })
 }
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn build(
-    roots: Option<RootCertStore>,
+    anchors: Option<Anchors>,
     identity: Option<Identity>,
     skip_verify: bool,
 ) -> Result<Arc<ClientConfig>, String> {
@@ -67,11 +85,13 @@ fn build(
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("tls: {error}"))?;
-    let builder = if skip_verify {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer(provider)))
-    } else {
-        builder.with_root_certificates(roots.unwrap_or_else(system_authorities))
+    let anchors = match skip_verify {
+        true => None,
+        false => Some(Arc::new(anchors.unwrap_or_else(Anchors::of_the_system))),
     };
+    let servers =
+        Servers::new(anchors, Allowed::default(), provider).map_err(|error| format!("tls: {error}"))?;
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(servers));
     let mut config = match identity {
         None => builder.with_no_client_auth(),
         Some((chain, key)) => {
@@ -80,13 +100,6 @@ fn build(
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
-}
-
-/// What cannot be read of the system's store is not trusted.
-fn system_authorities() -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    roots
 }
 
 /// Far above any bundle of certificates.
@@ -105,15 +118,16 @@ fn sections(pem: &[u8]) -> Vec<(SectionKind, Vec<u8>)> {
     <(SectionKind, Vec<u8>)>::pem_slice_iter(pem).map_while(Result::ok).collect()
 }
 
-/// A file without certificates trusts nobody, as in etcdctl.
-fn authorities(pem: &[u8]) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
+/// Whatever the file holds must be a certificate; one that holds nothing trusts nobody, as in etcdctl.
+fn authorities(pem: &[u8]) -> Result<Anchors, String> {
+    let mut certificates = Vec::new();
     for (kind, der) in sections(pem) {
-        if kind == SectionKind::Certificate {
-            roots.add(der.into()).map_err(|_| "x509: malformed certificate")?;
+        if kind != SectionKind::Certificate {
+            return Err("x509: malformed tbs certificate".into());
         }
+        certificates.push(der.into());
     }
-    Ok(roots)
+    Anchors::new(certificates).map_err(|_| "x509: malformed certificate".into())
 }
 
 /// The certificates to show and their key, which must belong together.
@@ -175,43 +189,65 @@ fn algorithm(public_key: &[u8]) -> Option<usize> {
     [RSA, ELLIPTIC, ED25519].iter().position(|oid| head.windows(oid.len()).any(|window| window == *oid))
 }
 
-/// Believes every certificate, but not a handshake that its owner did not sign.
-#[derive(Debug)]
-struct AnyServer(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
+/// Why a handshake failed, as Go's `crypto/tls` and `crypto/x509` put it.
+pub fn failure(error: &Error) -> String {
+    let expired = "x509: certificate has expired or is not yet valid";
+    match error {
+        Error::InvalidCertificate(why) => match why {
+            CertificateError::UnknownIssuer => "x509: certificate signed by unknown authority".into(),
+            CertificateError::Expired | CertificateError::ExpiredContext { .. } => expired.into(),
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => expired.into(),
+            CertificateError::NotValidForNameContext { expected, presented } => misnamed(expected, presented),
+            other => format!("x509: {other}"),
+        },
+        Error::AlertReceived(alert) => format!("remote error: tls: {}", words(*alert)),
+        Error::InvalidMessage(_) => "tls: first record does not look like a TLS handshake".into(),
+        other => format!("tls: {other}"),
     }
+}
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+fn misnamed(expected: &ServerName<'_>, presented: &[String]) -> String {
+    // The library writes the kind of a name around it.
+    let bare = |name: &String| match name.split_once('(') {
+        Some((_, name)) => name.trim_end_matches(')').trim_matches('"').to_owned(),
+        None => name.clone(),
+    };
+    let names: Vec<String> = presented.iter().map(bare).collect();
+    let is_address = |name: &String| name.parse::<IpAddr>().is_ok();
+    let expected_address = matches!(expected, ServerName::IpAddress(_));
+    let alike: Vec<&str> =
+        names.iter().filter(|name| is_address(name) == expected_address).map(String::as_str).collect();
+    let expected = expected.to_str();
+    match (alike.as_slice(), expected_address) {
+        ([], true) => {
+            format!("x509: cannot validate certificate for {expected} because it doesn't contain any IP SANs")
+        }
+        ([], false) => {
+            format!("x509: certificate is not valid for any names, but wanted to match {expected}")
+        }
+        (alike, _) => format!("x509: certificate is valid for {}, not {expected}", alike.join(", ")),
     }
+}
 
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+/// Go's words for an alert; its name where Go is not likely to be asked.
+fn words(alert: AlertDescription) -> String {
+    let known = match alert {
+        AlertDescription::HandshakeFailure => "handshake failure",
+        AlertDescription::BadCertificate => "bad certificate",
+        AlertDescription::UnsupportedCertificate => "unsupported certificate",
+        AlertDescription::CertificateRevoked => "revoked certificate",
+        AlertDescription::CertificateExpired => "expired certificate",
+        AlertDescription::CertificateUnknown => "unknown certificate",
+        AlertDescription::UnknownCA => "unknown certificate authority",
+        AlertDescription::AccessDenied => "access denied",
+        AlertDescription::ProtocolVersion => "protocol version not supported",
+        AlertDescription::InternalError => "internal error",
+        AlertDescription::UnrecognisedName => "unrecognized name",
+        AlertDescription::CertificateRequired => "certificate required",
+        AlertDescription::NoApplicationProtocol => "no application protocol",
+        other => return format!("{other:?}"),
+    };
+    known.into()
 }
 
 pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -223,6 +259,19 @@ pub enum Address {
     Unix(PathBuf),
 }
 
+impl Address {
+    pub async fn connect(&self) -> io::Result<Box<dyn Socket>> {
+        Ok(match self {
+            Self::Tcp(host, port) => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                stream.set_nodelay(true)?;
+                Box::new(stream)
+            }
+            Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        })
+    }
+}
+
 /// Dials one endpoint and checks that it is who it should be.
 #[derive(Clone)]
 pub struct Dialer {
@@ -232,21 +281,20 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// `name`: what the server's certificate must be for, a host name or an address.
-    pub fn new(config: Arc<ClientConfig>, name: &str, address: Address) -> Result<Self, String> {
-        let name = ServerName::try_from(name.to_owned()).map_err(|error| error.to_string())?;
-        Ok(Self { config, name, address })
+    /// `name`: what the server's certificate must be for, a host name or an address, unless the settings named one.
+    pub fn new(tls: Tls, name: &str, address: Address) -> Result<Self, String> {
+        let name = tls.server_name.map_or_else(|| server_name(name), Ok)?;
+        Ok(Self { config: tls.config, name, address })
+    }
+
+    /// For HTTP/1, which servers speak with those who ask for no protocol.
+    pub fn http1(mut self) -> Self {
+        Arc::make_mut(&mut self.config).alpn_protocols.clear();
+        self
     }
 
     pub async fn dial(self) -> io::Result<TokioIo<TlsStream<Box<dyn Socket>>>> {
-        let socket: Box<dyn Socket> = match &self.address {
-            Address::Tcp(host, port) => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
-                stream.set_nodelay(true)?;
-                Box::new(stream)
-            }
-            Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
-        };
+        let socket = self.address.connect().await?;
         Ok(TokioIo::new(TlsConnector::from(self.config).connect(self.name, socket).await?))
     }
 }
@@ -282,8 +330,14 @@ mod tests {
 
     #[test]
     fn authorities_may_be_none_but_not_broken() {
-        assert!(authorities(b"garbage").unwrap().is_empty());
-        assert_eq!(authorities(pair().0.as_bytes()).unwrap().len(), 1);
+        for nothing in ["", "garbage", "-----BEGIN CERTIFICATE-----\nAAAA\n"] {
+            assert!(authorities(nothing.as_bytes()).unwrap().store.is_empty());
+        }
+        let (cert, key) = pair();
+        assert_eq!(authorities(cert.as_bytes()).unwrap().store.len(), 1);
+        for pem in [&key, &(cert + &key)] {
+            assert_eq!(authorities(pem.as_bytes()).unwrap_err(), "x509: malformed tbs certificate");
+        }
         let broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         assert_eq!(authorities(broken).unwrap_err(), "x509: malformed certificate");
     }
@@ -292,12 +346,12 @@ mod tests {
     fn halves_of_an_identity_are_refused_and_nothing_asks_for_nothing() {
         let half = Settings { cert_file: "c".into(), ..Default::default() };
         let error = "KeyFile and CertFile must both be present[key: , cert: c]";
-        assert_eq!(half.config().unwrap_err(), error);
-        assert!(Settings::default().config().unwrap().is_none());
+        assert_eq!(half.tls().unwrap_err(), error);
+        assert!(Settings::default().tls().unwrap().is_none());
         // Without TLS there is nothing whose verification could be left out.
         let skip = Settings { skip_verify: true, ..Default::default() };
-        assert!(skip.config().unwrap().is_none());
+        assert!(skip.tls().unwrap().is_none());
         let missing = Settings { ca_file: "no/such/file".into(), ..Default::default() };
-        assert_eq!(missing.config().unwrap_err(), "open no/such/file: no such file or directory");
+        assert_eq!(missing.tls().unwrap_err(), "open no/such/file: no such file or directory");
     }
 }

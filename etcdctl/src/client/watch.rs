@@ -168,7 +168,12 @@ impl Watches {
                         response.header.as_ref().map_or(0, |header| header.revision + 1);
                 }
                 if response.canceled {
-                    let _ = watch.updates.send(Update::Response(response)).await;
+                    // What is refused for a reason never was a watch; etcd's client does not show the answer either.
+                    let update = match response.cancel_reason.is_empty() {
+                        true => Update::Response(response),
+                        false => Update::Failed(cancellation(&response)),
+                    };
+                    let _ = watch.updates.send(update).await;
                 } else {
                     self.running.insert(response.watch_id, watch);
                 }
@@ -287,6 +292,24 @@ mod tests {
             .await;
         watches.prepare_to_reopen();
         assert_eq!(watches.creating[0].request.start_revision, 6);
+    }
+
+    #[tokio::test]
+    async fn a_watch_refused_with_a_reason_fails() {
+        for (reason, fails) in [("etcdserver: permission denied", true), ("", false)] {
+            let mut watches = Watches::default();
+            let (watch, mut updates) = watch(b"a");
+            watches.creating.push_back(watch);
+            let cancel_reason = reason.into();
+            let refusal =
+                WatchResponse { created: true, canceled: true, cancel_reason, ..Default::default() };
+            watches.accept(refusal).await;
+            match updates.try_recv() {
+                Ok(Update::Failed(error)) => assert!(fails && error.to_string() == reason),
+                other => assert!(!fails, "{other:?}"),
+            }
+            assert!(watches.is_empty());
+        }
     }
 
     #[tokio::test]

@@ -1,6 +1,10 @@
-//! `check perf`: writes at a set rate for a minute and judges throughput and latency.
-//! What is measured, the limits and the report are etcdctl's; `judge` is pure.
+//! `check`: puts a load of keys on a cluster and judges how it bears them. `perf` judges speed, `datascale` memory;
+//! what both do is here. What is measured, the limits and the reports are etcdctl's.
 
+mod datascale;
+mod perf;
+
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::rc::Rc;
@@ -11,89 +15,46 @@ use proto::etcdserverpb::{
     CompactionRequest, DefragmentRequest, DeleteRangeRequest, PutRequest, RangeRequest,
 };
 use tokio::sync::{Mutex, mpsc};
-use tokio::task::{JoinSet, LocalSet};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
 
 use super::range_options::Keys;
 use crate::cli::globals::Session;
-use crate::cli::{Command, Flag, Invocation};
-use crate::client::Client;
-use crate::exit::{BAD_FEATURE, ERROR, Exit, INVALID_INPUT, Outcome};
+use crate::cli::{Command, Flag};
+use crate::client::{Client, Error};
+use crate::exit::{BAD_FEATURE, Exit, Outcome};
 use crate::go::quote::quote;
 
 pub static COMMAND: Command = Command {
     usage: "check <subcommand>",
     short: "commands for checking properties of the etcd cluster",
-    children: &[&PERF],
+    children: &[&perf::COMMAND, &datascale::COMMAND],
     ..Command::EMPTY
 };
 
-static PERF: Command = Command {
-    usage: "perf [options]",
-    short: "Check the performance of the etcd cluster",
-    flags: &[
-        Flag::text(
-            "load",
-            "s",
-            "The performance check's workload model. Accepted workloads: s(small), m(medium), l(large), xl(xLarge)",
-        ),
-        Flag::text("prefix", "/etcdctl-check-perf/", "The prefix for writing the performance check's keys."),
-        Flag::bool("auto-compact", "Compact storage with last revision after test is finished."),
-        Flag::bool("auto-defrag", "Defragment storage after test is finished."),
-    ],
-    run: Some(|invocation| Box::pin(perf(invocation))),
-    ..Command::EMPTY
-};
+const AUTO_COMPACT: Flag =
+    Flag::bool("auto-compact", "Compact storage with last revision after test is finished.");
+const AUTO_DEFRAG: Flag = Flag::bool("auto-defrag", "Defragment storage after test is finished.");
 
-/// Writes a second, and how many of them may be under way.
-#[derive(Clone, Copy)]
-struct Load {
-    rate: u32,
-    clients: usize,
-}
-
-const SECONDS: u64 = 60;
-const KEY_SUFFIX_BYTES: usize = 256;
-const VALUE: &[u8] = &[0; 1024];
 /// Compaction and defragmentation of a full store outlast an ordinary command.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(30);
 
-impl Load {
-    fn named(name: &str) -> Option<Self> {
-        let (rate, clients) = match name {
-            "s" | "small" => (150, 50),
-            "m" | "medium" => (1000, 200),
-            "l" | "large" => (8000, 500),
-            "xl" | "xLarge" => (15000, 1000),
-            _ => return None,
-        };
-        Some(Self { rate, clients })
+/// The one of four loads that `name` is for.
+fn of_load<T: Copy>(name: &str, [s, m, l, xl]: [T; 4]) -> Result<T, Exit> {
+    match name {
+        "s" | "small" => Ok(s),
+        "m" | "medium" => Ok(m),
+        "l" | "large" => Ok(l),
+        "xl" | "xLarge" => Ok(xl),
+        _ => Err(Exit::new(BAD_FEATURE, format!("unknown load option {name}"))),
     }
 }
 
-async fn perf(mut invocation: Invocation) -> Outcome {
-    let name = invocation.flags.text("load");
-    let load =
-        Load::named(name).ok_or_else(|| Exit::new(BAD_FEATURE, format!("unknown load option {name}")))?;
-    let session = Session::new(&mut invocation.flags).await?;
-    let flags = &invocation.flags;
-    let prefix = flags.text("prefix");
-    let keys = Keys::with_prefix(prefix.as_bytes());
+async fn has_keys(session: &Session, keys: &Keys, limit: Duration) -> Result<bool, Exit> {
     let (key, range_end) = (keys.key.clone(), keys.range_end.clone());
-    let first = RangeRequest { key, range_end, limit: 1, ..Default::default() };
-    if !session.client.range(first).await.map_err(Exit::failed)?.kvs.is_empty() {
-        let quoted = quote(prefix.as_bytes());
-        let message = format!("prefix {quoted} has keys. Delete with etcdctl del --prefix {prefix} first");
-        return Err(Exit::new(INVALID_INPUT, message));
-    }
-    let clients: Vec<Rc<Client>> = (0..load.clients)
-        .map(|_| session.client_of(&session.endpoints).map(Rc::new))
-        .collect::<Result<_, _>>()?;
-    let samples = LocalSet::new().run_until(write_at_rate(load, clients, prefix)).await?;
-    clean_up(&session, keys, flags.bool("auto-compact"), flags.bool("auto-defrag")).await?;
-    let (report, passed) = judge(load, &samples);
-    io::stdout().write_all(report.as_bytes())?;
-    if passed { Ok(()) } else { Err(Exit::silent(ERROR)) }
+    let first = session.client.range(RangeRequest { key, range_end, limit: 1, ..Default::default() });
+    let found = timeout(limit, first).await.unwrap_or(Err(Error::DeadlineExceeded));
+    Ok(!found.map_err(Exit::failed)?.kvs.is_empty())
 }
 
 /// What the writes came to.
@@ -104,70 +65,96 @@ struct Samples {
     total: Duration,
 }
 
-async fn write_at_rate(load: Load, clients: Vec<Rc<Client>>, prefix: &str) -> Result<Samples, Exit> {
-    let start = Instant::now();
-    let (tickets, queue) = mpsc::channel::<Bytes>(load.clients);
-    let queue = Rc::new(Mutex::new(queue));
-    let mut writers = JoinSet::new();
-    for client in clients {
-        writers.spawn_local(write(client, Rc::clone(&queue)));
-    }
-    let mut tick = interval(Duration::from_secs(1) / load.rate);
-    // A slow cluster is to be found out, not to be caught up with.
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut shown = 0;
-    show_progress(shown)?;
-    while start.elapsed() < Duration::from_secs(SECONDS) {
-        tick.tick().await;
-        if tickets.send(random_key(prefix)).await.is_err() {
-            break;
+impl Samples {
+    /// The lines that errors make a report begin with.
+    fn failures(&self) -> String {
+        if self.errors.is_empty() {
+            return String::new();
         }
-        let elapsed = start.elapsed().as_secs().min(SECONDS);
-        if elapsed > shown {
-            shown = elapsed;
-            show_progress(shown)?;
-        }
+        let lines = self.errors.iter().map(|(error, count)| format!("FAIL: ERROR({error}) -> {count}\n"));
+        "FAIL: too many errors\n".to_owned() + &lines.collect::<String>()
     }
-    drop(tickets);
-    let mut samples = Samples::default();
-    while let Some(joined) = writers.join_next().await {
-        let Ok(part) = joined else { continue };
-        samples.seconds.extend(part.seconds);
-        for (error, count) in part.errors {
-            *samples.errors.entry(error).or_default() += count;
-        }
-    }
-    samples.total = start.elapsed();
-    writeln!(io::stdout())?;
-    Ok(samples)
 }
 
-async fn write(client: Rc<Client>, queue: Rc<Mutex<mpsc::Receiver<Bytes>>>) -> Samples {
+/// Clients that put keys, one each at a time. Needs a `LocalSet`.
+struct Writers {
+    start: Instant,
+    keys: mpsc::Sender<Bytes>,
+    tasks: JoinSet<Samples>,
+    done: Rc<Cell<u64>>,
+}
+
+impl Writers {
+    fn start(session: &Session, count: usize, value: &'static [u8]) -> Result<Self, Exit> {
+        let clients = (0..count).map(|_| session.client_of(&session.endpoints));
+        let clients: Vec<Client> = clients.collect::<Result<_, _>>()?;
+        let (keys, queue) = mpsc::channel(count);
+        let (queue, done) = (Rc::new(Mutex::new(queue)), Rc::new(Cell::new(0)));
+        let mut tasks = JoinSet::new();
+        for client in clients {
+            tasks.spawn_local(write(client, Rc::clone(&queue), value, Rc::clone(&done)));
+        }
+        Ok(Self { start: Instant::now(), keys, tasks, done })
+    }
+
+    /// Returns when a client is about to take the key, or others before it.
+    async fn put(&self, key: Bytes) {
+        // They stop only when told to.
+        let _ = self.keys.send(key).await;
+    }
+
+    /// How many writes are over.
+    fn done(&self) -> u64 {
+        self.done.get()
+    }
+
+    async fn finish(mut self) -> Samples {
+        drop(self.keys);
+        let mut samples = Samples::default();
+        while let Some(joined) = self.tasks.join_next().await {
+            let Ok(part) = joined else { continue };
+            samples.seconds.extend(part.seconds);
+            for (error, count) in part.errors {
+                *samples.errors.entry(error).or_default() += count;
+            }
+        }
+        samples.total = self.start.elapsed();
+        samples
+    }
+}
+
+async fn write(
+    client: Client,
+    queue: Rc<Mutex<mpsc::Receiver<Bytes>>>,
+    value: &'static [u8],
+    done: Rc<Cell<u64>>,
+) -> Samples {
     let mut samples = Samples::default();
     loop {
         let next = queue.lock().await.recv().await;
         let Some(key) = next else { return samples };
         let start = Instant::now();
-        let put = PutRequest { key, value: Bytes::from_static(VALUE), ..Default::default() };
+        let put = PutRequest { key, value: Bytes::from_static(value), ..Default::default() };
         match client.put(put).await {
             Ok(_) => samples.seconds.push(start.elapsed().as_secs_f64()),
             Err(error) => *samples.errors.entry(error.to_string()).or_default() += 1,
         }
+        done.set(done.get() + 1);
     }
 }
 
 /// A random number in front of zeros, so that keys spread but do not repeat.
-fn random_key(prefix: &str) -> Bytes {
+fn random_key(prefix: &str, suffix_bytes: usize) -> Bytes {
     let mut key = prefix.as_bytes().to_vec();
     key.extend(rand::random::<u64>().to_be_bytes());
-    key.resize(prefix.len() + KEY_SUFFIX_BYTES, 0);
+    key.resize(prefix.len() + suffix_bytes, 0);
     key.into()
 }
 
-fn show_progress(second: u64) -> io::Result<()> {
+fn show_progress(done: u64, all: u64) -> io::Result<()> {
     let mut out = io::stdout();
-    let percent = second as f64 * 100.0 / SECONDS as f64;
-    write!(out, "\r {second} / {SECONDS} {percent:.2}%")?;
+    let percent = done as f64 * 100.0 / all as f64;
+    write!(out, "\r {done} / {all} {percent:.2}%")?;
     out.flush()
 }
 
@@ -199,73 +186,4 @@ async fn clean_up(session: &Session, keys: Keys, compact: bool, defragment: bool
         }
     }
     Ok(())
-}
-
-/// The report, and whether all is well: nine tenths of the rate, no write above half a second, and a standard
-/// deviation of a tenth at most.
-fn judge(load: Load, samples: &Samples) -> (String, bool) {
-    let count = samples.seconds.len() as f64;
-    let rate = if samples.total.is_zero() { 0.0 } else { count / samples.total.as_secs_f64() };
-    let slowest = samples.seconds.iter().copied().fold(0.0, f64::max);
-    let mean = samples.seconds.iter().sum::<f64>() / count.max(1.0);
-    let variance =
-        samples.seconds.iter().map(|seconds| (seconds - mean).powi(2)).sum::<f64>() / count.max(1.0);
-    let deviation = variance.sqrt();
-    let mut report = String::new();
-    let mut passed = true;
-    if !samples.errors.is_empty() {
-        passed = false;
-        report.push_str("FAIL: too many errors\n");
-        for (error, count) in &samples.errors {
-            report.push_str(&format!("FAIL: ERROR({error}) -> {count}\n"));
-        }
-    }
-    let mut line = |good: bool, pass: String, fail: String| {
-        passed &= good;
-        report.push_str(if good { &pass } else { &fail });
-        report.push('\n');
-    };
-    let writes = rate as u64 + 1;
-    line(
-        rate / f64::from(load.rate) > 0.9,
-        format!("PASS: Throughput is {writes} writes/s"),
-        format!("FAIL: Throughput too low: {writes} writes/s"),
-    );
-    line(
-        slowest <= 0.5,
-        format!("PASS: Slowest request took {slowest:.6}s"),
-        format!("Slowest request took too long: {slowest:.6}s"),
-    );
-    line(
-        deviation <= 0.1,
-        format!("PASS: Stddev is {deviation:.6}s"),
-        format!("Stddev too high: {deviation:.6}s"),
-    );
-    report.push_str(if passed { "PASS\n" } else { "FAIL\n" });
-    (report, passed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LOAD: Load = Load { rate: 10, clients: 1 };
-
-    #[test]
-    fn a_good_run_passes() {
-        let samples =
-            Samples { seconds: vec![0.01; 100], total: Duration::from_secs(10), ..Default::default() };
-        let expected = "PASS: Throughput is 11 writes/s\nPASS: Slowest request took 0.010000s\n\
-                        PASS: Stddev is 0.000000s\nPASS\n";
-        assert_eq!(judge(LOAD, &samples), (expected.into(), true));
-    }
-
-    #[test]
-    fn a_bad_run_fails_in_every_way() {
-        let errors = BTreeMap::from([("odd".to_owned(), 2)]);
-        let samples = Samples { seconds: vec![0.0, 1.0], errors, total: Duration::from_secs(10) };
-        let expected = "FAIL: too many errors\nFAIL: ERROR(odd) -> 2\nFAIL: Throughput too low: 1 writes/s\n\
-                        Slowest request took too long: 1.000000s\nStddev too high: 0.500000s\nFAIL\n";
-        assert_eq!(judge(LOAD, &samples), (expected.into(), false));
-    }
 }

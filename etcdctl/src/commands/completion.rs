@@ -3,7 +3,8 @@
 use std::io::{self, Write};
 
 use super::ROOT;
-use crate::cli::{Command, Invocation, completion};
+use crate::cli::completion::words;
+use crate::cli::{Command, Invocation};
 use crate::exit::{ERROR, Exit, Outcome};
 use crate::go::quote::quote;
 
@@ -28,19 +29,16 @@ PS> etcdctl completion powershell | Out-String | Invoke-Expression",
 };
 
 async fn run(invocation: Invocation) -> Outcome {
-    let words = &invocation.args.words;
-    let [shell] = words.as_slice() else {
-        return Err(Exit::new(ERROR, format!("accepts 1 arg(s), received {}", words.len())));
+    let given = &invocation.args.words;
+    let [shell] = given.as_slice() else {
+        return Err(Exit::new(ERROR, format!("accepts 1 arg(s), received {}", given.len())));
     };
-    let script = match shell.as_slice() {
-        b"bash" => completion::bash(&ROOT),
-        b"zsh" => completion::zsh(&ROOT),
-        b"fish" => completion::fish(&ROOT),
-        b"powershell" => completion::powershell(&ROOT),
-        _ => {
-            let message = format!("invalid argument {} for \"etcdctl completion\"", quote(shell));
-            return Err(Exit::new(ERROR, message));
-        }
+    let name = String::from_utf8_lossy(shell);
+    let Some(script) = completion::script(&name, ROOT.name(), &words(&ROOT)) else {
+        return Err(Exit::new(
+            ERROR,
+            format!("invalid argument {} for \"etcdctl completion\"", quote(shell)),
+        ));
     };
     Ok(io::stdout().write_all(script.as_bytes())?)
 }

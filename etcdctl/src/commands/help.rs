@@ -22,6 +22,7 @@ async fn run(invocation: Invocation) -> Outcome {
         let topics: Vec<_> =
             words.iter().map(|word| format!("`{}`", String::from_utf8_lossy(word))).collect();
         writeln!(io::stderr(), "Unknown help topic [{}]", topics.join(" "))?;
+        return Ok(io::stdout().write_all(help::usage_without_help(&path).as_bytes())?);
     }
     Ok(io::stdout().write_all(help::usage(&path).as_bytes())?)
 }

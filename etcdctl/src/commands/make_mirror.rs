@@ -102,8 +102,9 @@ async fn run(mut invocation: Invocation) -> Outcome {
         key_file: flags.text("dest-key").into(),
         required: !flags.bool("dest-insecure-transport"),
         skip_verify: false,
+        server_name: String::new(),
     };
-    let tls = settings.config().map_err(Exit::bad_args)?;
+    let tls = settings.tls().map_err(Exit::bad_args)?;
     let source = Session::patient(&mut invocation.flags).await?;
     let options = Options { tls, credentials, ..source.options.clone() };
     let bad_connection = |error: Error| Exit::new(BAD_CONNECTION, error.to_string());

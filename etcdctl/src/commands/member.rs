@@ -8,7 +8,6 @@ use super::get::is_serializable;
 use super::words::text;
 use crate::cli::globals::Session;
 use crate::cli::{Command, Flag, Flags, Invocation};
-use crate::client::{Client, Error};
 use crate::exit::{Exit, Outcome};
 use crate::go::number::parse_hex_id;
 use crate::go::quote::quote;
@@ -95,10 +94,11 @@ async fn add(mut invocation: Invocation) -> Outcome {
     let mut out = io::stdout();
     session.printer.member_added(&mut out, &added)?;
     if session.printer.format() == "simple" {
-        let members = members_after(&session.client, &added).await.map_err(Exit::failed)?;
+        // The answer has the members as they are now. No further question: a second voter that has not started leaves
+        // the first without a quorum to answer it.
         let id = added.member.map_or(0, |member| member.id);
         let urls = invocation.flags.text("peer-urls");
-        out.write_all(settings(&name, id, urls, &members).as_bytes())?;
+        out.write_all(settings(&name, id, urls, &added.members).as_bytes())?;
     }
     Ok(())
 }
@@ -110,20 +110,6 @@ fn too_many(words: impl Iterator<Item = String>) -> String {
         refusal.push_str(&format!(", did you mean --peer-urls={url}"));
     }
     refusal
-}
-
-/// The members as one who knows of the addition tells them: it, or whoever has answered a read of the quorum since.
-async fn members_after(client: &Client, added: &MemberAddResponse) -> Result<Vec<Member>, Error> {
-    let id_in = |header: &Option<ResponseHeader>| header.as_ref().map_or(0, |header| header.member_id);
-    let mut knowing = id_in(&added.header);
-    loop {
-        let list = client.member_list(MemberListRequest { linearizable: true }).await?;
-        if id_in(&list.header) == knowing {
-            return Ok(list.members);
-        }
-        let read = client.range(RangeRequest { key: "_".into(), ..Default::default() }).await?;
-        knowing = id_in(&read.header);
-    }
 }
 
 /// What to start the new member with. Members that have not started yet have no name.

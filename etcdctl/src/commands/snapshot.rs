@@ -1,5 +1,6 @@
 //! `snapshot save`: a member's backend as a file. It appears under its name when it is complete, checked and on disk.
-//! `status` and `restore`, deprecated in etcdctl 3.5 and gone in 3.6, are left to etcdutl: they read files, not clusters.
+//! `status` and `restore`, deprecated in etcdctl 3.5 and gone in 3.6, are left to etcdutl: they read files, not
+//! clusters.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};

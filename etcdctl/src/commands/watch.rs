@@ -220,7 +220,11 @@ async fn show(printer: &dyn Printer, mut updates: mpsc::Receiver<Update>, exec: 
             writeln!(out, "progress notify: {revision}")?;
         }
         let printed = printer.watch(&mut out, &response);
-        io::stdout().write_all(&out)?;
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(&out)?;
+        // Not every format ends with a newline.
+        stdout.flush()?;
+        drop(stdout);
         printed?;
         if !exec.is_empty() {
             run_for_events(&response, exec).await?;

@@ -1,4 +1,5 @@
-//! Words: of the command line as text, and of a line typed to `txn` or `watch -i`: separated by blanks, `'raw'` or `"with escapes"` where quoted.
+//! Words: of the command line as text, and of a line typed to `txn` or `watch -i`: separated by blanks, `'raw'` or
+//! `"with escapes"` where quoted.
 
 use crate::cli::flags::Word;
 use crate::exit::{Exit, INVALID_INPUT};

@@ -80,7 +80,7 @@ impl Printer for Fields {
     }
 
     fn watch(&self, out: Out, response: &WatchResponse) -> Outcome {
-        header(out, &response.header)?;
+        header(out, &Some(response.header.unwrap_or_default()))?;
         for event in &response.events {
             field(out, "Type", event_name(event.r#type))?;
             if let Some(kv) = &event.prev_kv {

@@ -180,7 +180,10 @@ impl Printer for Json {
     fn watch(&self, out: Out, response: &WatchResponse) -> Outcome {
         line(out, |o| {
             json::object(o.member("Header"), |o| inline_header(o, &response.header));
-            o.array("Events", &response.events, event);
+            match response.header {
+                Some(_) => o.array("Events", &response.events, event),
+                None => o.member("Events").push_str("null"),
+            }
             o.plain("CompactRevision", response.compact_revision);
             o.plain("Canceled", response.canceled);
             o.plain("Created", response.created);

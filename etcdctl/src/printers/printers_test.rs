@@ -1,5 +1,7 @@
 //! Fixed answers against the bytes etcdctl 3.5.1 prints for them.
 
+use std::io::{self, Write};
+
 use prost::Message;
 use proto::authpb::Permission;
 use proto::authpb::permission::Type;
@@ -86,15 +88,56 @@ fn watch() {
     let response = WatchResponse { header: HEADER, events: vec![delete], watch_id: 4, ..Default::default() };
     let watch = |format| printed(format, false, |printer, out| printer.watch(out, &response));
     assert_eq!(watch("simple"), "DELETE\nw\n2\nw\n\n");
-    let end = WatchResponse { header: None, canceled: true, compact_revision: 2, ..Default::default() };
-    assert_eq!(
-        printed("json", false, |printer, out| printer.watch(out, &end)),
-        "{\"Header\":{},\"Events\":[],\"CompactRevision\":2,\"Canceled\":true,\"Created\":false}\n"
+    let end = WatchResponse { header: HEADER, canceled: true, compact_revision: 2, ..Default::default() };
+    let ended = |format, end| printed(format, false, |printer, out| printer.watch(out, end));
+    assert!(
+        ended("json", &end)
+            .ends_with("\"Events\":[],\"CompactRevision\":2,\"Canceled\":true,\"Created\":false}\n")
     );
+    let failed = WatchResponse { canceled: true, ..Default::default() };
+    assert_eq!(
+        ended("json", &failed),
+        "{\"Header\":{},\"Events\":null,\"CompactRevision\":0,\"Canceled\":true,\"Created\":false}\n"
+    );
+    assert_eq!(
+        ended("fields", &failed),
+        "\"ClusterID\" : 0\n\"MemberID\" : 0\n\"Revision\" : 0\n\"RaftTerm\" : 0\n"
+    );
+    assert_eq!(ended("protobuf", &failed), "\n\0 \u{1}");
     // The stream's own numbers are not part of what is printed.
     let mut encoded = Vec::new();
     by_name("protobuf", false).unwrap().watch(&mut encoded, &response).unwrap();
     assert_eq!(encoded, WatchResponse { watch_id: 0, ..response }.encode_to_vec());
+}
+
+/// A writer that holds back, as standard output does, what does not end with a newline.
+#[derive(Default)]
+struct Held {
+    shown: Vec<u8>,
+    held: Vec<u8>,
+}
+
+impl Write for Held {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.held.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.shown.append(&mut self.held);
+        Ok(())
+    }
+}
+
+#[test]
+fn messages_without_a_newline_are_not_held_back() {
+    let kept_alive = LeaseKeepAliveResponse { header: HEADER, id: 1, ttl: 5 };
+    let held = RangeResponse { header: HEADER, kvs: vec![kv("lock/1", "")], count: 1, more: false };
+    let mut out = Held::default();
+    let printer = by_name("protobuf", false).unwrap();
+    printer.lease_keep_alive(&mut out, &kept_alive).unwrap();
+    printer.get(&mut out, &held).unwrap();
+    assert!(!out.shown.is_empty() && out.held.is_empty());
 }
 
 #[test]

@@ -9,8 +9,10 @@ use crate::exit::{BAD_FEATURE, Exit, Outcome};
 
 pub struct Protobuf;
 
+/// No newline sends a message off, and whoever follows a stream of them must not wait for the next.
 fn encode(out: Out, message: &impl Message) -> Outcome {
-    Ok(out.write_all(&message.encode_to_vec())?)
+    out.write_all(&message.encode_to_vec())?;
+    Ok(out.flush()?)
 }
 
 fn bare_header(out: Out, header: &Option<ResponseHeader>) -> Outcome {
@@ -40,7 +42,7 @@ impl Printer for Protobuf {
 
     fn watch(&self, out: Out, response: &WatchResponse) -> Outcome {
         let kept = WatchResponse {
-            header: response.header,
+            header: Some(response.header.unwrap_or_default()),
             canceled: response.canceled,
             compact_revision: response.compact_revision,
             events: response.events.clone(),

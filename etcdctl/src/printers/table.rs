@@ -77,8 +77,8 @@ fn draw(out: Out, headings: &[&str], rows: &[Row]) -> io::Result<()> {
     writeln!(out, "{rule}+")
 }
 
-/// Breaks a cell between words, of which two spaces have an empty one between them, so that the squares of the gaps at the ends of all lines but the last sum to the
-/// least. A word longer than a line widens all lines.
+/// Breaks a cell between words, of which two spaces have an empty one between them, so that the squares of the gaps at
+/// the ends of all lines but the last sum to the least. A word longer than a line widens all lines.
 fn wrap(cell: &str) -> Vec<String> {
     let words: Vec<&str> = cell.split([' ', '\n']).collect();
     let limit = words.iter().map(|word| width(word)).max().unwrap_or(0).max(WIDEST_LINE);

@@ -3,9 +3,14 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
+use crate::certificates;
 use crate::server::{Server, free_port};
 use crate::{OURS, peer};
+
+const PATIENCE: Duration = Duration::from_secs(10);
 
 fn command(server: &Server, args: &[&str]) -> Command {
     let mut command = Command::new(OURS);
@@ -48,6 +53,22 @@ impl Running {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
         line
+    }
+
+    /// Whether it prints something before it is lost patience with.
+    fn prints(&mut self) -> bool {
+        let (child, lines) = (&mut self.child, &mut self.lines);
+        let (done, waiting) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                if waiting.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                    child.kill().unwrap();
+                }
+            });
+            let printed = !lines.fill_buf().unwrap().is_empty();
+            drop(done);
+            printed
+        })
     }
 
     fn interrupt(&mut self) -> Option<i32> {
@@ -207,6 +228,26 @@ fn an_election_is_watched_from_one_leader_to_the_next() {
     assert_eq!(observer.interrupt(), Some(0));
 }
 
+/// Messages end with no newline, and what reads them waits for each.
+#[test]
+fn a_stream_of_messages_is_not_held_back() {
+    let Some((etcd, _)) = peer() else { return };
+    let server = Server::start(&etcd, "http", &[]);
+    done(&server, &["put", "a", "1"]);
+    let granted = done(&server, &["lease", "grant", "600"]);
+    let lease = granted.split(' ').nth(1).unwrap();
+    let _leader = Running::start(&server, &["elect", "e", "one"]);
+    for args in [
+        &["watch", "a", "--rev", "1"][..],
+        &["lease", "keep-alive", lease],
+        &["elect", "-l", "e"],
+        &["lock", "l"],
+    ] {
+        let mut running = Running::start(&server, &[args, &["-w", "protobuf"]].concat());
+        assert!(running.prints(), "{args:?}");
+    }
+}
+
 #[test]
 fn a_mirror_has_what_was_there_and_follows() {
     let Some((etcd, _)) = peer() else { return };
@@ -254,6 +295,35 @@ fn downgrades() {
     }
     let json = done(&server, &["downgrade", "validate", "3.4", "-w", "json"]);
     assert!(json.starts_with("{\"header\":{") && json.ends_with(",\"version\":\"3.5.0\"}\n"), "{json}");
+}
+
+/// The first endpoint is asked for its memory as it is for keys, with TLS or without.
+#[test]
+fn datascale_tells_memory_and_leaves_no_keys() {
+    let Some((etcd, _)) = peer() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    certificates::write(directory.path());
+    let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (cert, key, ca) = (file("server.pem"), file("server.key"), file("ca.pem"));
+    let plain = Server::start(&etcd, "http", &[]);
+    let secure = Server::start(&etcd, "https", &["--cert-file", &cert, "--key-file", &key]);
+    for (server, trust) in [(&plain, &[][..]), (&secure, &["--cacert", &ca])] {
+        let printed =
+            done(server, &[&["check", "datascale", "--auto-compact", "--auto-defrag"], trust].concat());
+        let mut lines = printed.lines();
+        let first = "Start data scale check for work load [10000 key-value pairs, 1024 bytes per key-value, \
+                     50 concurrent clients].";
+        assert_eq!(lines.next(), Some(first));
+        assert!(lines.next().unwrap().ends_with("\r 10000 / 10000 100.00%"), "{printed}");
+        // One for each key, and one for the deletion of all.
+        assert_eq!(lines.next(), Some("Compacting with revision 10002"));
+        let last = lines.last().unwrap();
+        assert!(
+            last.starts_with("PASS: Approximate system memory used : ") && last.ends_with(" MB."),
+            "{last}"
+        );
+        assert_eq!(done(server, &[&["get", "--prefix", ""], trust].concat()), "");
+    }
 }
 
 /// A password is not shown on a terminal, and the terminal shows again what is typed afterwards.

@@ -27,6 +27,8 @@ pub struct Command {
     pub run: Option<fn(&Invocation) -> Outcome>,
     /// The number of arguments that cobra asks for; `None` leaves it to the command.
     pub args: Option<usize>,
+    /// What to use instead of a command that is still understood, but shown no more.
+    pub deprecated: Option<&'static str>,
 }
 
 /// One command about to run.
@@ -49,11 +51,24 @@ pub static HELP_FLAG: Flag = Flag::bool("help", "").short('h');
 
 impl Command {
     /// A command that does nothing but hold others; the fields of one that runs start from here too.
-    pub const EMPTY: Command =
-        Command { usage: "", short: "", flags: &[], persistent: &[], children: &[], run: None, args: None };
+    pub const EMPTY: Command = Command {
+        usage: "",
+        short: "",
+        flags: &[],
+        persistent: &[],
+        children: &[],
+        run: None,
+        args: None,
+        deprecated: None,
+    };
 
     pub fn name(&self) -> &'static str {
         self.usage.split(' ').next().unwrap_or_default()
+    }
+
+    /// The children that pages and completion show.
+    pub fn shown(&self) -> impl Iterator<Item = &'static Command> {
+        self.children.iter().filter(|child| child.deprecated.is_none()).copied()
     }
 
     /// The child of that name, or the only one whose name starts so.
@@ -113,11 +128,12 @@ pub fn run(root: &'static Command, words: &[OsString]) -> Outcome {
     if let [root] = path[..]
         && let Some(at) = first_plain(&path, &words)
     {
-        let message = format!("unknown command {:?} for \"{}\"", words[at].to_string_lossy(), root.name());
-        writeln!(io::stderr(), "Error: {message}\nRun '{} --help' for usage.", root.name())?;
-        return Err(Exit::failed(message));
+        return Err(unknown_command(root, &words[at].to_string_lossy()));
     }
     let command = path[path.len() - 1];
+    if let Some(instead) = command.deprecated {
+        writeln!(io::stderr(), "Command \"{}\" is deprecated, {instead}", command.name())?;
+    }
     let mut flags = Flags::new(declared(&path));
     let refused = |message: String| -> Exit {
         // The error that follows says the same again, as etcdutl's does.
@@ -135,6 +151,40 @@ pub fn run(root: &'static Command, words: &[OsString]) -> Outcome {
         return Err(refused(missing));
     }
     handler(&Invocation { flags, args })
+}
+
+/// cobra writes the error with a hint; the caller then repeats the error.
+fn unknown_command(root: &Command, word: &str) -> Exit {
+    let mut message = format!("unknown command {word:?} for \"{}\"", root.name());
+    let close: Vec<_> = root.shown().map(Command::name).filter(|name| resembles(name, word)).collect();
+    if !close.is_empty() {
+        message.push_str("\n\nDid you mean this?\n");
+        close.iter().for_each(|name| message.push_str(&format!("\t{name}\n")));
+    }
+    // The error that follows says the same again, as etcdutl's does.
+    let _ = writeln!(io::stderr(), "Error: {message}\nRun '{} --help' for usage.", root.name());
+    Exit::failed(message)
+}
+
+/// Two edits apart at most, or a longer form of what was typed.
+fn resembles(name: &str, typed: &str) -> bool {
+    let typed = typed.to_lowercase();
+    name.starts_with(&typed)
+        || typed.len() <= name.len() + 2 && distance(name.as_bytes(), typed.as_bytes()) <= 2
+}
+
+/// Levenshtein distance.
+fn distance(a: &[u8], b: &[u8]) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let above = row[j + 1];
+            row[j + 1] = (diagonal + usize::from(x != y)).min(above + 1).min(row[j] + 1);
+            diagonal = above;
+        }
+    }
+    row[b.len()]
 }
 
 #[cfg(test)]
@@ -155,6 +205,23 @@ mod tests {
         assert_eq!(path_of("-h snapshot"), ("etcdutl snapshot".into(), 1));
         assert_eq!(path_of("snapshot nosuch"), ("etcdutl snapshot".into(), 1));
         assert_eq!(path_of("-- version"), ("etcdutl".into(), 2));
+    }
+
+    #[test]
+    fn unknown_commands_are_told_what_they_resemble() {
+        let message = |word: &str| unknown_command(&ROOT, word).message.unwrap();
+        let error = "unknown command \"versoin\" for \"etcdutl\"";
+        assert_eq!(message("versoin"), format!("{error}\n\nDid you mean this?\n\tversion\n"));
+        assert_eq!(message("nosuch"), "unknown command \"nosuch\" for \"etcdutl\"");
+    }
+
+    #[test]
+    fn a_deprecated_command_refers_to_another() {
+        let exit = run(&ROOT, &["snapshot", "save", "x"].map(OsString::from)).unwrap_err();
+        let message = "In order to download snapshot use: `etcdctl snapshot save ...`";
+        assert_eq!(exit, Exit::bad_args(message));
+        let (path, _) = find(&ROOT, &["snapshot".into()]);
+        assert!(!usage(&path).contains("save"));
     }
 
     #[test]

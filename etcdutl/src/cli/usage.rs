@@ -13,18 +13,28 @@ const NAME_COLUMNS: usize = 11;
 
 /// The page of the command at the end of `path`.
 pub fn usage(path: &[&'static Command]) -> String {
+    page(path, Some(&HELP_FLAG))
+}
+
+/// The same without `--help`, which cobra gives to a command only when it is found.
+pub fn usage_without_help(path: &[&'static Command]) -> String {
+    page(path, None)
+}
+
+fn page(path: &[&'static Command], help: Option<&'static Flag>) -> String {
     let Some((command, parents)) = path.split_last() else { return String::new() };
     let names = |until: usize| path[..until].iter().map(|it| it.name()).collect::<Vec<_>>().join(" ");
     let mut page = "Usage:\n".to_string();
     if command.run.is_some() {
-        page.push_str(&format!("  {} {} [flags]\n", names(parents.len()), command.usage));
+        let flags = if command.deprecated.is_none() { " [flags]" } else { "" };
+        page.push_str(&format!("  {} {}{flags}\n", names(parents.len()), command.usage));
     } else {
         page.push_str(&format!("  {} [command]\n\nAvailable Commands:\n", names(path.len())));
-        for child in command.children {
+        for child in command.shown() {
             page.push_str(&format!("  {:NAME_COLUMNS$} {}\n", child.name(), child.short));
         }
     }
-    let own = command.flags.iter().chain(command.persistent).chain([&HELP_FLAG]);
+    let own = command.flags.iter().chain(command.persistent).chain(help);
     page.push_str(&format!("\nFlags:\n{}", options(own, command.name())));
     if !parents.is_empty() {
         let inherited = parents.iter().flat_map(|parent| parent.persistent);

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use super::ROOT;
 use crate::{
-    cli::{Command, Invocation, completion},
+    cli::{Command, Invocation, completion::words},
     exit::{Exit, Outcome},
 };
 
@@ -19,12 +19,8 @@ pub static COMMAND: Command = Command {
 
 fn run(invocation: &Invocation) -> Outcome {
     let shell = invocation.args[0].to_string_lossy();
-    let script = match shell.as_ref() {
-        "bash" => completion::bash(&ROOT),
-        "zsh" => completion::zsh(&ROOT),
-        "fish" => completion::fish(&ROOT),
-        "powershell" => completion::powershell(&ROOT),
-        _ => return Err(Exit::failed(format!("invalid argument {shell:?} for \"etcdutl completion\""))),
+    let Some(script) = completion::script(&shell, ROOT.name(), &words(&ROOT)) else {
+        return Err(Exit::failed(format!("invalid argument {shell:?} for \"etcdutl completion\"")));
     };
     Ok(io::stdout().write_all(script.as_bytes())?)
 }

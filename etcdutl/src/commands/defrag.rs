@@ -1,16 +1,20 @@
-//! `defrag`: rewrites the database of a stopped stock member without its holes. Ours has none to remove.
+//! `defrag`: rewrites the database of a stopped member without its holes.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-use store::disk::{Disk, Os};
+use serde_json::Value;
+use store::{
+    backend::Backend,
+    disk::{Disk, Os},
+};
 
 use crate::{
     buckets::Stock,
     cli::{Command, Flag, Invocation},
-    data_dir::DataDir,
+    data_dir::{DataDir, change_own},
     exit::{Exit, Outcome},
     log,
     member::database::{self, Changes},
@@ -42,28 +46,29 @@ fn run(invocation: &Invocation) -> Outcome {
 
 fn defragment(root: &Path) -> Outcome {
     let dir = DataDir::new(root.into(), PathBuf::new());
-    let _held = dir.lock()?;
-    let path = dir.stock_database();
+    let held = dir.lock()?;
     if !dir.is_stock() && dir.own_database().exists() {
-        log::info(
-            "nothing to defragment: this database gives space back by itself",
-            &[("path", log::path(&dir.own_database()))],
-        );
+        let path = dir.own_database();
+        let own = change_own(&path, &held)?;
+        log::info("defragmenting", &sizes(&path, own.size_bytes()));
+        own.defragment().map_err(Exit::at(&path))?;
+        log::info("finished defragmenting directory", &sizes(&path, own.size_bytes()));
         return Ok(());
     }
-    let before = fs::metadata(&path).map_err(Exit::io("open", &path))?.len();
-    let sizes = |bytes: u64| {
-        [
-            ("path", log::path(&path)),
-            ("current-db-size-bytes", bytes.into()),
-            ("current-db-size", size(bytes).into()),
-        ]
-    };
-    log::info("defragmenting", &sizes(before));
+    let path = dir.stock_database();
+    let size = || fs::metadata(&path).map(|file| file.len()).map_err(Exit::io("stat", &path));
+    log::info("defragmenting", &sizes(&path, size()?));
     rewrite(&dir, &Changes::none())?;
-    let after = fs::metadata(&path).map_err(Exit::io("stat", &path))?.len();
-    log::info("finished defragmenting directory", &sizes(after));
+    log::info("finished defragmenting directory", &sizes(&path, size()?));
     Ok(())
+}
+
+fn sizes(path: &Path, bytes: u64) -> [(&'static str, Value); 3] {
+    [
+        ("path", log::path(path)),
+        ("current-db-size-bytes", bytes.into()),
+        ("current-db-size", size(bytes).into()),
+    ]
 }
 
 /// Puts a changed copy in the place of a stock database that the caller holds, in one step.

@@ -1,7 +1,7 @@
 //! `dump-log`: the entries of a log, one line each, of a stock member or of ours.
 //!
-//! The log is read three times: to learn what it holds and which entries later ones replaced, to count, to print. Memory
-//! does not grow with it. Source: etcd `tools/etcd-dump-logs`.
+//! The log is read three times: to learn what it holds and which entries later ones replaced, to count, to print.
+//! Memory does not grow with it. Source: etcd `tools/etcd-dump-logs`.
 
 use std::{
     io::{self, BufWriter, Write},
@@ -11,7 +11,7 @@ use std::{
 use prost::Message;
 use proto::{
     etcdserverpb::Metadata,
-    raftpb::{Entry, HardState, SnapshotMetadata},
+    raftpb::{Entry, HardState, Snapshot, SnapshotMetadata},
 };
 use store::{
     apply::conf_state_json,
@@ -86,7 +86,7 @@ fn run(invocation: &Invocation) -> Outcome {
 
 /// Prints the newest readable snapshot marker. Returns the index behind it.
 fn begin_at_snapshot(dir: &DataDir, out: &mut impl Write) -> Outcome<u64> {
-    let marker = newest_snapshot(&dir.snap)?;
+    let marker = newest_snapshot(&dir.snap)?.map(|snapshot| snapshot.metadata);
     match &marker {
         None => writeln!(out, "Snapshot:\nempty")?,
         Some(SnapshotMetadata { conf_state, index, term }) => {
@@ -103,14 +103,15 @@ fn begin_at_snapshot(dir: &DataDir, out: &mut impl Write) -> Outcome<u64> {
     Ok(marker.map_or(1, |marker| marker.index.saturating_add(1)))
 }
 
-fn newest_snapshot(dir: &Path) -> Outcome<Option<SnapshotMetadata>> {
+/// The newest snapshot file that can be read.
+pub fn newest_snapshot(dir: &Path) -> Outcome<Option<Snapshot>> {
     let names = Os.list(dir).map_err(Exit::io("open", dir))?;
     for name in names.iter().rev().filter(|name| name.ends_with(".snap")) {
         let path = dir.join(name);
         let file = Os.open(&path, Mode::Read).map_err(Exit::io("open", &path))?;
         let bytes = disk::read_all(&*file).map_err(Exit::io("read", &path))?;
         match snap::decode(bytes.into()) {
-            Ok(snapshot) => return Ok(Some(snapshot.metadata)),
+            Ok(snapshot) => return Ok(Some(snapshot)),
             Err(error) => {
                 log::warn(
                     "passed over a snapshot file",
@@ -123,7 +124,7 @@ fn newest_snapshot(dir: &Path) -> Outcome<Option<SnapshotMetadata>> {
 }
 
 /// What a log holds from an index on.
-struct Log<'a> {
+pub struct Log<'a> {
     dir: &'a Path,
     names: Vec<segment::Name>,
     first: u64,
@@ -145,7 +146,7 @@ struct Replacement {
 }
 
 impl Log<'_> {
-    fn survey(dir: &Path, first: u64) -> Outcome<Log<'_>> {
+    pub fn survey(dir: &Path, first: u64) -> Outcome<Log<'_>> {
         let all = segment::list(&Os, dir).map_err(Exit::failed)?;
         // Its name says which entry a segment begins with.
         let begin = all.iter().rposition(|name| name.index <= first).unwrap_or(0);
@@ -197,7 +198,7 @@ impl Log<'_> {
     }
 
     /// Entries from `first` on, and whether a later one replaced them.
-    fn visit(&self, visit: &mut dyn FnMut(&Entry, bool) -> Outcome) -> Outcome {
+    pub fn visit(&self, visit: &mut dyn FnMut(&Entry, bool) -> Outcome) -> Outcome {
         let (mut number, mut next, mut failure) = (0, 0, None);
         let scanned = segment::scan(&Os, self.dir, &self.names, &mut |at, kind, data| {
             if kind != Kind::Entry || failure.is_some() {

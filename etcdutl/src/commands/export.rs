@@ -1,5 +1,5 @@
-//! `export`: the way back. From the stopped data directory of one of our members one that a stock etcd starts from, with
-//! the same IDs, data and place in its cluster.
+//! `export`: the way back. From the stopped data directory of one of our members one that a stock etcd starts from,
+//! with the same IDs, data and place in its cluster.
 //!
 //! The log begins anew at what the database holds. Term, vote and everything behind that point go with it, so that the
 //! member never votes twice in a term nor forgets what it acknowledged. The source is not changed; only one of the two

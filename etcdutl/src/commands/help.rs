@@ -4,7 +4,10 @@ use std::io::{self, Write};
 
 use super::ROOT;
 use crate::{
-    cli::{Command, Invocation, command, usage::usage},
+    cli::{
+        Command, Invocation, command,
+        usage::{usage, usage_without_help},
+    },
     exit::Outcome,
 };
 
@@ -16,7 +19,12 @@ fn run(invocation: &Invocation) -> Outcome {
     if path.len() == 1 && !invocation.args.is_empty() {
         let topics: Vec<_> =
             invocation.args.iter().map(|word| format!("`{}`", word.to_string_lossy())).collect();
-        writeln!(io::stderr(), "Unknown help topic [{}]", topics.join(" "))?;
+        return Ok(write!(
+            io::stderr(),
+            "Unknown help topic [{}]\n{}",
+            topics.join(" "),
+            usage_without_help(&path)
+        )?);
     }
     Ok(io::stdout().write_all(usage(&path).as_bytes())?)
 }

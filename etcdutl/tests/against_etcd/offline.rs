@@ -1,12 +1,12 @@
-//! Looks at members that do not run: `hashkv`, `dump-log`, `dump-db`, and `defrag` and `migrate`.
+//! Looks at members that do not run: `hashkv`, `dump-log`, `dump-db`, `check`, and `defrag` and `migrate`.
 
-use std::fs;
+use std::{fs, path::Path, process::Command};
 
 use integration::{binary, bounded, cluster::Cluster};
 
 use super::{
     member::{Data, compact, data, fill, ids, stopped},
-    program::{fail, save_snapshot, stock, succeed},
+    program::{fail, ours, save_snapshot, stock, succeed},
 };
 use crate::restore::LIMIT;
 
@@ -116,6 +116,37 @@ async fn nothing_is_looked_at_while_a_server_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_defragmented_member_of_ours_is_smaller_and_the_same() {
+    bounded(LIMIT, async {
+        let mut cluster = Cluster::start(&binary::ours(), 1).await;
+        let client = cluster.client(0);
+        for n in 0..300 {
+            client.put("large", vec![n as u8; 20_000]).await.unwrap();
+        }
+        // They are in files before they are deleted.
+        cluster.members[0].stop().await;
+        cluster.members[0].restart().await;
+        let client = cluster.client(0);
+        fill(&client, true).await;
+        let revision = client.revision().await.unwrap();
+        compact(&client, revision).await;
+        let (before, known) = (data(&client).await, ids(&client).await);
+        cluster.members[0].stop().await;
+        let size = || -> u64 {
+            let files = fs::read_dir(cluster.path().join("m0.etcd/member/snap/kv")).unwrap();
+            files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
+        };
+        let large = size();
+        succeed(cluster.path(), &["defrag", "--data-dir", "m0.etcd"]);
+        assert!(size() < large / 4, "{large} bytes became {}", size());
+        cluster.members[0].restart().await;
+        let client = cluster.client(0);
+        assert_eq!((data(&client).await, ids(&client).await), (before, known));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_defragmented_member_is_smaller_and_the_same() {
     bounded(LIMIT, async {
         let Some(stock) = stock() else { return };
@@ -150,9 +181,40 @@ async fn a_defragmented_member_is_smaller_and_the_same() {
         assert_eq!((data(&client).await, ids(&client).await), (before, known));
 
         let (ours, _, _) = stopped(&binary::ours(), false).await;
-        succeed(ours.path(), &["defrag", "--data-dir", "m0.etcd"]);
         let error = fail(ours.path(), &["migrate", "--data-dir", "m0.etcd", "--target-version", "3.6"]);
         assert!(error.contains("etcdutl export"), "{error}");
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn content_of_the_v2_store_is_found() {
+    bounded(LIMIT, async {
+        let Some(stock) = stock() else { return };
+        for server in [&stock.etcd, &binary::ours()] {
+            let (cluster, _, _) = stopped(server, false).await;
+            let out = succeed(cluster.path(), &["check", "v2store", "--data-dir", "m0.etcd"]);
+            assert_eq!(out, "No custom content found in both v2store and WAL records.\n");
+        }
+        let mut cluster = Cluster::builder(&stock.etcd, 1).args(["--enable-v2"]).start().await;
+        let endpoint = format!("http://{}", cluster.members[0].client_address());
+        let set = Command::new(&stock.etcdctl)
+            .env("ETCDCTL_API", "2")
+            .args(["--endpoints", &endpoint, "set", "a", "b"])
+            .output()
+            .unwrap();
+        assert!(set.status.success(), "{set:?}");
+        cluster.members[0].stop().await;
+        let error = fail(cluster.path(), &["check", "v2store", "--data-dir", "m0.etcd"]);
+        assert_eq!(error, "Error: detected custom v2 content in WAL records\n");
+    })
+    .await;
+}
+
+#[test]
+fn backup_says_what_to_do_instead() {
+    let args = ["backup", "--data-dir", "a", "--backup-dir", "b"];
+    let answer = ours(Path::new("."), &args);
+    assert!(answer.err.contains("Error: backup is not supported: copy the data directory"), "{}", answer.err);
+    assert_eq!(answer.code, Some(1));
 }

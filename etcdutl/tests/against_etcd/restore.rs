@@ -144,7 +144,12 @@ async fn bumped(server: &Binary) {
     let dir = source.path().to_path_buf();
     let place = Place::new("bumped");
     let cluster = place.in_cluster();
-    restore(&dir, &place, &cluster, &["--bump-revision", "1000000", "--mark-compacted"]);
+    restore(
+        &dir,
+        &place,
+        &cluster,
+        &["--bump-revision", "1000000", "--mark-compacted", "--initial-memory-map-size=1000"],
+    );
     let mut member = place.member(server, &dir, &cluster);
     member.restart().await;
     let client = member.client();

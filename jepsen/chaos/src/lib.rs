@@ -126,6 +126,9 @@ pub struct Summary {
     pub operations: u64,
     /// Events that watches were told, all of them compared with what happened.
     pub events: u64,
+    /// Requests whose answer the rules of the moment leave no choice, and hashes that were compared with others.
+    pub by_rights: u64,
+    pub hashes: u64,
     pub elections: u64,
     /// Writes of unknown outcome: that happened, that did not, that were left to the checkers.
     pub unknown: (u64, u64, u64),
@@ -135,13 +138,14 @@ pub struct Summary {
     pub took: Duration,
     /// A signal ended it.
     pub interrupted: bool,
-    /// Faults were skipped, and that is a failure.
+    /// Faults were skipped, or there was nothing to judge, and that is a failure.
     pub incomplete: bool,
 }
 
 impl Summary {
     pub fn is_ok(&self) -> bool {
-        self.failed == 0 && self.runs > 0 && !self.incomplete && !self.interrupted
+        // Without a fault nothing was shown.
+        self.failed == 0 && self.runs > 0 && self.injected() > 0 && !self.incomplete && !self.interrupted
     }
 
     pub fn injected(&self) -> u64 {
@@ -153,6 +157,8 @@ impl Summary {
         self.failed += u64::from(report.failure.is_some());
         self.operations += report.operations as u64;
         self.events += report.events as u64;
+        self.by_rights += report.by_rights;
+        self.hashes += report.hashes;
         self.elections += report.elections;
         let settled = report.settled;
         let (happened, never, open) = self.unknown;
@@ -184,10 +190,13 @@ impl fmt::Display for Summary {
         writeln!(
             f,
             "unknown outcomes: {happened} happened, {never} did not, {open} left to the checkers; {} elections; every \
-             member served {:.1} s after the last fault at the latest; {} watch events compared",
+             member served {:.1} s after the last fault at the latest; {} watch events, {} hashes compared; {} answers \
+             judged by users' rights",
             self.elections,
             self.slowest_healing.as_secs_f64(),
-            self.events
+            self.events,
+            self.hashes,
+            self.by_rights
         )?;
         let workloads: Vec<String> =
             self.runs_by_workload.iter().map(|(workload, runs)| format!("{workload} {runs}")).collect();
@@ -269,6 +278,9 @@ pub fn run(options: Options, progress: &mut dyn FnMut(Progress)) -> io::Result<S
             progress(Progress::Ended(Box::new(end(report, &options.out))));
         }
     });
+    let ran = |workload| summary.runs_by_workload.contains_key(&workload);
+    summary.incomplete |= options.require_all
+        && (ran(Workload::Auth) && summary.by_rights == 0 || ran(Workload::Admin) && summary.hashes == 0);
     summary.took = began.elapsed();
     Ok(summary)
 }

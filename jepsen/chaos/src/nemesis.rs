@@ -99,7 +99,9 @@ pub struct Nemesis {
     missed: RefCell<BTreeMap<(Kind, &'static str), u64>>,
     /// Members whose process a fault has for itself.
     claimed: Vec<Cell<bool>>,
-    /// Members whose disk fails, or did: they may end.
+    /// Members whose disk fails, or did and they have not served since: they may end.
+    disk_fails: Vec<Cell<bool>>,
+    /// Members whose disk failed at some time.
     disk_failed: Vec<Cell<bool>>,
     disk_claimed: Vec<Cell<bool>>,
 }
@@ -123,6 +125,7 @@ impl Nemesis {
             bands: RefCell::default(),
             missed: RefCell::default(),
             claimed: cells(),
+            disk_fails: cells(),
             disk_failed: cells(),
             disk_claimed: cells(),
         }
@@ -166,7 +169,7 @@ impl Nemesis {
     }
 
     fn ended(&self, at: usize, status: std::process::ExitStatus) {
-        if !self.disk_failed[at].get() {
+        if !self.disk_fails[at].get() {
             self.world.fail(format!("m{at} ended by itself: {status}"));
         }
     }
@@ -272,6 +275,11 @@ impl Nemesis {
 
     pub fn missed(&self) -> BTreeMap<(Kind, &'static str), u64> {
         self.missed.borrow().clone()
+    }
+
+    fn disk_begins_to_fail(&self, at: usize) {
+        self.disk_fails[at].set(true);
+        self.disk_failed[at].set(true);
     }
 
     /// Whether a member's disk was made to fail at some time.

@@ -1,8 +1,9 @@
 //! Who was allowed what, and when, as far as clients can know; and whether everybody was answered accordingly.
 //!
-//! Each user has slots, spans of keys in a row, with one permission each that root turns on and off. Between the call of
-//! a change and its answer, and for ever after one that was not answered, nobody knows whether it holds. What held, or
-//! did not, during a whole use is what the use is judged by. Times are those of the run. Filled by the workload `auth`.
+//! Each user has slots, spans of keys in a row, with one permission each that root turns on and off. Between the call
+//! of a change and its answer, and for ever after one that was not answered, nobody knows whether it holds. What held,
+//! or did not, during a whole use is what the use is judged by. Times are those of the run. Filled by the workload
+//! `auth`.
 
 use oracle::check::Violation;
 
@@ -108,7 +109,9 @@ impl Rights {
         })
     }
 
-    pub fn judge(&self) -> Result<(), Violation> {
+    /// How many uses were answered as they had to be; of the others nobody knows.
+    pub fn judge(&self) -> Result<u64, Violation> {
+        let mut judged = 0;
         for used in &self.uses {
             let (from_ns, to_ns) = (used.called_ns, used.returned_ns);
             if !self.count(from_ns, to_ns) {
@@ -123,19 +126,22 @@ impl Rights {
                 false => Some(false),
             });
             let each: Vec<Option<bool>> = each.collect();
+            let allowed = each.iter().all(|holds| *holds == Some(true));
+            let forbidden = each.contains(&Some(false));
             let wrong = match used.told {
-                Told::Done if each.contains(&Some(false)) => "was never allowed meanwhile, and done",
+                Told::Done if forbidden => "was never allowed meanwhile, and done",
                 Told::Done if self.has_ended(used) => {
                     "was done by a token from before a change of the password"
                 }
-                Told::Denied if each.iter().all(|holds| *holds == Some(true)) => {
-                    "was allowed all the time, and denied"
+                Told::Denied if allowed => "was allowed all the time, and denied",
+                told => {
+                    judged += u64::from(told == Told::Done && allowed || told == Told::Denied && forbidden);
+                    continue;
                 }
-                _ => continue,
             };
             return Err(Violation::new(format!("auth: this {wrong}: {used:?}"), []));
         }
-        Ok(())
+        Ok(judged)
     }
 }
 
@@ -182,7 +188,7 @@ mod tests {
         assert!(story(Told::Done, (91, 99), 0..1).judge().is_err());
         let mut rights = story(Told::Done, (91, 99), 0..1);
         rights.uses[0].logged_in_ns = 85;
-        assert_eq!(rights.judge(), Ok(()));
+        assert_eq!(rights.judge(), Ok(1));
     }
 
     #[test]
@@ -190,7 +196,7 @@ mod tests {
         for told in [Told::Done, Told::Denied] {
             let mut rights = story(told, (41, 49), 0..1);
             rights.changes[1].returned_ns = None;
-            assert_eq!(rights.judge(), Ok(()));
+            assert_eq!(rights.judge(), Ok(0));
         }
     }
 }

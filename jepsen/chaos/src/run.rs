@@ -73,6 +73,9 @@ pub struct Report {
     pub missed: Vec<(Kind, &'static str, u64)>,
     pub operations: usize,
     pub events: usize,
+    /// Requests whose answer the rules of the moment leave no choice, and hashes that were compared with others.
+    pub by_rights: u64,
+    pub hashes: u64,
     pub settled: Settled,
     pub elections: u64,
     pub failure: Option<String>,
@@ -152,6 +155,8 @@ pub async fn run(plan: Plan, binary: &Binary) -> Report {
         missed: Vec::new(),
         operations: 0,
         events: 0,
+        by_rights: 0,
+        hashes: 0,
         settled: Settled::default(),
         elections: 0,
         failure: None,
@@ -173,6 +178,7 @@ pub async fn run(plan: Plan, binary: &Binary) -> Report {
     // Streams that tasks still hold go to the history with them.
     drop(local);
     let notes = world.notes.take();
+    report.hashes = notes.hashes_compared;
     let (mut history, _) = notes.book.recorder.finish();
     report.operations = history.operations.len();
     report.events = history.streams.iter().flat_map(|it| &it.responses).map(|it| it.events.len()).sum();
@@ -189,7 +195,7 @@ pub async fn run(plan: Plan, binary: &Binary) -> Report {
             complete: finish.complete,
             last: finish.last,
         };
-        world.rights.borrow().judge()?;
+        report.by_rights = world.rights.borrow().judge()?;
         judge::judge(&history, &case)
     });
     // A panic explains whatever else went wrong.

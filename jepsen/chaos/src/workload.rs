@@ -15,8 +15,8 @@
 //! | `kube` | informers, optimistic writes, lists in pages | |
 //!
 //! A workload's clients end soon after `World::end`. What they write has unique values, or is counted by
-//! `World::anonymous`. What a verdict needs is in the history alone, in the names of keys; but who was allowed what is in
-//! `World::rights`.
+//! `World::anonymous`. What a verdict needs is in the history alone, in the names of keys; but who was allowed what is
+//! in `World::rights`.
 
 mod admin;
 mod append;

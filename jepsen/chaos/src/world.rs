@@ -4,13 +4,13 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     time::Duration,
 };
 
 use bytes::Bytes;
 use oracle::{
-    history::{Client, Key, Member, Operation, Revision, Stream, Value},
+    history::{Client, Key, Operation, Revision, Stream, Value},
     wire::Book,
 };
 use rand::{SeedableRng, rngs::StdRng};
@@ -23,6 +23,7 @@ use crate::{cluster::Cluster, rights::Rights};
 
 /// Writes in flight whose effect no value shows.
 const MAX_ANONYMOUS_WRITES: usize = 3;
+const HASH_LIMIT: Duration = Duration::from_secs(1);
 
 pub struct World {
     pub cluster: Cluster,
@@ -53,6 +54,8 @@ pub struct Notes {
     streams: usize,
     /// HashKV by revision and compaction, and who said so.
     hashes: BTreeMap<(Revision, Revision), (u32, String)>,
+    /// How often a hash was there to compare another one with.
+    pub hashes_compared: u64,
 }
 
 impl World {
@@ -123,6 +126,32 @@ impl World {
     pub fn compactable(&self, revision: Revision) -> Revision {
         revision.clamp(1, self.observed.get())
     }
+
+    /// HashKV at a revision of the members that answer, by their numbers. The run fails if any that was ever told
+    /// differs. A member may not have come so far.
+    pub async fn hashes(&self, revision: Revision) -> Vec<(usize, u32)> {
+        let mut answers = Vec::new();
+        for (at, server) in self.cluster.servers.iter().enumerate() {
+            let Some(member) = server.member() else { continue };
+            let Ok((hash, compacted)) = self.cluster.hash(at, revision, HASH_LIMIT).await else { continue };
+            answers.push((at, hash));
+            let notes = &mut *self.notes.borrow_mut();
+            let said = format!("{member:?}: {hash:#010x}");
+            match notes.hashes.entry((revision, compacted)) {
+                Entry::Vacant(place) => drop(place.insert((hash, said))),
+                Entry::Occupied(known) => {
+                    notes.hashes_compared += 1;
+                    if known.get().0 != hash {
+                        let known = &known.get().1;
+                        self.fail(format!(
+                            "HashKV at revision {revision}, compacted to {compacted}: {known}, {said}"
+                        ));
+                    }
+                }
+            }
+        }
+        answers
+    }
 }
 
 /// Random numbers of one purpose of a seed.
@@ -163,21 +192,5 @@ impl Notes {
         self.book.recorder.stream(stream);
         self.streams += 1;
         self.streams - 1
-    }
-
-    /// An error if another member said otherwise.
-    pub fn hash(
-        &mut self,
-        member: Member,
-        revision: Revision,
-        compacted: Revision,
-        hash: u32,
-    ) -> Result<(), String> {
-        let said = format!("{member:?}: {hash:#010x}");
-        let known = self.hashes.entry((revision, compacted)).or_insert((hash, said.clone()));
-        if known.0 == hash {
-            return Ok(());
-        }
-        Err(format!("HashKV at revision {revision}, compacted to {compacted}: {}, {said}", known.1))
     }
 }

@@ -150,7 +150,8 @@ impl Nudge {
         self.change(Clock::Realtime, |line| line.ahead_ns = line.ahead_ns.saturating_add(by_nanoseconds));
     }
 
-    /// The clock runs fast by so many millionths from now on; negative = slow, at most by 999,999. Returns when it does.
+    /// The clock runs fast by so many millionths from now on; negative = slow, at most by 999,999. Returns when it
+    /// does.
     pub fn drift(&self, clock: Clock, parts_per_million: i32) {
         let rate = i64::from(parts_per_million).max(-999_999);
         self.change(clock, |line| line.rate_ppm = rate);

@@ -13,7 +13,8 @@
 //!
 //! A network is 32 addresses of 198.18.0.0/15, which is reserved for tests of networks: members from .1 on, the clients
 //! at .30 (plus a multiple of 32). It is chosen so that no interface of the caller has an address in it. Hardware
-//! addresses are known to all ends from the start, so no address resolution can fail or be delayed. IPv6 is not carried.
+//! addresses are known to all ends from the start, so no address resolution can fail or be delayed. IPv6 is not
+//! carried.
 
 mod forward;
 mod link;

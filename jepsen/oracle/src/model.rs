@@ -8,8 +8,8 @@
 //! Where etcd leaves an answer open (order of equals in a sort, the ID of a lease), `apply` is shown the answer that
 //! was observed and gives that one if it is among the possible.
 //!
-//! Source: etcd `server/etcdserver/{apply,txn}`, `server/storage/mvcc`, `server/lease`. Left out: alarms, members. Users
-//! and roles are a model of their own (`rights`).
+//! Source: etcd `server/etcdserver/{apply,txn}`, `server/storage/mvcc`, `server/lease`. Left out: alarms, members.
+//! Users and roles are a model of their own (`rights`).
 
 mod fingerprint;
 mod range;

@@ -7,7 +7,7 @@ use jepsen::sim::{self, Plan};
 use report::{Row, State, Verb};
 use store::mutant;
 
-use super::{Done, again, cores, first_failure, records};
+use super::{Done, again, cores, first_noticed, records};
 
 /// Run seeds against each known mistake until one notices it
 #[derive(Args)]
@@ -27,21 +27,20 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Done {
     if let Some(name) = options.only.iter().find(|name| mutant::named(name).is_none()) {
-        let names: Vec<String> = mutant::ALL.iter().map(|(mutant, _)| format!("{mutant:?}")).collect();
+        let names: Vec<String> = mutant::ALL.iter().map(|(mutant, ..)| format!("{mutant:?}")).collect();
         return Err(format!("there is no mistake {name}; known: {}", names.join(", ")));
     }
     // A member that panics is what is looked for, and told like any other failure.
     std::panic::set_hook(Box::new(|_| {}));
-    println!("{}", mutant::MARK);
     let started = Instant::now();
     let mut rows = Vec::new();
-    for (mutant, what) in mutant::ALL {
+    for (mutant, what, _) in mutant::ALL {
         let name = format!("{mutant:?}");
         if !options.only.is_empty() && !options.only.contains(&name) {
             continue;
         }
         let began = Instant::now();
-        let found = first_failure(&name, options.chaos * 1000, options.seeds, cores());
+        let found = first_noticed(&name, options.chaos * 1000, options.seeds, cores());
         let took = began.elapsed().as_secs_f64();
         let row = match &found {
             // A run that fails all the same shows nothing of the mistake.

@@ -34,7 +34,12 @@ use proto::{
 };
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 use store::{
-    api::{auth, caller::Caller, grpc, router::Method},
+    api::{
+        auth,
+        caller::{self, Caller},
+        grpc,
+        router::Method,
+    },
     auth::Auth,
     node::Node,
 };
@@ -64,8 +69,8 @@ pub struct Badge {
     /// With the entry that made it.
     token: Option<(String, u64)>,
     wants_login: bool,
-    /// How many more requests it makes as it is, having just tried: a password that is not known yet costs as much to run as
-    /// half a second of everything else.
+    /// How many more requests it makes as it is, having just tried: a password that is not known yet costs as much to
+    /// run as half a second of everything else.
     rests: u32,
 }
 
@@ -84,7 +89,7 @@ impl Badge {
         if let Some((token, _)) = &self.token {
             headers.insert("token", HeaderValue::from_str(token).expect("tokens are letters and digits"));
         }
-        Caller::of(node, None, method, &headers)
+        caller::of(node, None, method, &headers)
     }
 
     /// Known as, to the judge.
@@ -234,6 +239,8 @@ pub fn nested(request: Request, random: &mut StdRng) -> Request {
 enum Waiting {
     Root,
     Client(usize),
+    /// Root's turn, but somebody else tries it.
+    Pretender,
 }
 
 struct UnderWay {
@@ -471,7 +478,7 @@ impl World {
         };
         self.push(self.now_ns + pause, Event::Govern);
         let Some(guard) = &mut self.guard else { return };
-        if self.calm || guard.under_way.iter().any(|it| it.waiting == Waiting::Root) {
+        if self.calm || guard.under_way.iter().any(|it| !matches!(it.waiting, Waiting::Client(_))) {
             return;
         }
         let member = guard.random.random_range(0..self.members.len());
@@ -481,17 +488,19 @@ impl World {
         }
         let change = guard.choose();
         // Users try what only root may, too.
-        let pretender = guard.setup.is_empty() && guard.random.random_bool(0.1);
+        let pretends = guard.setup.is_empty() && guard.random.random_bool(0.1);
         let client = guard.random.random_range(0..self.clients.len());
+        let pretender = if pretends { self.clients[client].badge() } else { None };
+        let waiting = if pretender.is_some() { Waiting::Pretender } else { Waiting::Root };
         let root = std::mem::take(&mut guard.root);
-        let badge = if pretender { self.clients[client].badge() } else { None }.unwrap_or(&root);
+        let badge = pretender.unwrap_or(&root);
         let by = badge.by();
         self.members[member].set_clock(self.now_ns);
         let (call, password) = guard.call(&change, &node, badge);
         guard.root = root;
         let until_ns = self.now_ns + PATIENCE_NS;
         guard.under_way.push(UnderWay {
-            waiting: Waiting::Root,
+            waiting,
             login: None,
             member,
             node,
@@ -520,6 +529,7 @@ impl World {
         let user = match waiting {
             Waiting::Root => guard.root.user,
             Waiting::Client(client) => self.clients[client].badge().and_then(|badge| badge.user),
+            Waiting::Pretender => None,
         };
         let Some(user) = user else { return };
         let node = life.node.clone();
@@ -600,6 +610,14 @@ impl World {
                 Some(badge) => badge,
                 None => return,
             },
+            Waiting::Pretender => {
+                match answer {
+                    Some(Ok(_)) => self.probe("change of rights by somebody else"),
+                    Some(Err(_)) => self.probe("change of rights by somebody else refused"),
+                    None => {}
+                }
+                return;
+            }
         };
         if let Some(password) = login {
             if let Some(Ok(frame)) = &answer {

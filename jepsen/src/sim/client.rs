@@ -119,7 +119,7 @@ impl Notes {
         (self.ttls.len() as LeaseId - random.random_range(0..LEASES)).max(1)
     }
 
-    fn next_value(&mut self) -> Value {
+    pub fn next_value(&mut self) -> Value {
         self.values += 1;
         self.book.value(&value_bytes(self.values))
     }

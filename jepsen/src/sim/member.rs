@@ -426,7 +426,7 @@ impl Member {
         let open = |_: &Path| Ok(memory.clone() as Arc<dyn Backend>);
         let options = wal::Options { segment_bytes: SEGMENT_BYTES };
         let found = bootstrap::member(&self.config, self.joined.as_ref(), disk.clone(), &open, options)
-            .map_err(|error| format!("member {} does not start: {error}", self.number))?;
+            .map_err(|error| format!("start: member {} does not start: {error}", self.number))?;
         self.id = found.id;
         let (told, counted) =
             (configuration(&found.membership.conf_state()), configuration(&found.applied.conf_state));
@@ -467,7 +467,7 @@ impl Member {
         };
         let raft = joints.raft.clone();
         let (node, parts) = build::build(&self.config, found, joints, links)
-            .map_err(|error| format!("member {} does not start: {error}", self.number))?;
+            .map_err(|error| format!("start: member {} does not start: {error}", self.number))?;
         *backend_slot.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(parts.backend);
         // As the server does: their messages may come before the log that makes them members.
         let known = self.joined.iter().flat_map(|joined| &joined.members);

@@ -12,12 +12,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Method;
+use http::{HeaderMap, Method};
 use prost::Message as _;
 use proto::etcdserverpb as pb;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use store::{
-    api::{cluster, grpc},
+    api::{caller::Caller, cluster, grpc},
     config::Url,
     membership::minor,
     node::{handler, leader},
@@ -188,7 +188,8 @@ impl World {
                 let url = operator.addresses.pop().unwrap_or_else(|| peer_url(self.members.len()));
                 Some(Step::Add { url, is_learner: operator.random.random_bool(0.7) })
             }
-            // Never to one: if that one loses its power just then, it cannot know that the other, which has stopped, is gone.
+            // Never to one: if that one loses its power just then, it cannot know that the other, which has stopped, is
+            // gone.
             Kind::Resize(size)
                 if voters.len() as u64 > size && voters.len().min(self.roster.voters().len()) > 2 =>
             {
@@ -259,7 +260,9 @@ impl World {
             }
             Step::Promote(id) => {
                 let request = pb::MemberPromoteRequest { id };
-                Box::pin(async move { cluster::member_promote(&node, request).await.map(|_| Bytes::new()) })
+                Box::pin(async move {
+                    cluster::member_promote(&node, &Caller::default(), request).await.map(|_| Bytes::new())
+                })
             }
             Step::Remove(id) => {
                 let request = pb::MemberRemoveRequest { id };
@@ -283,8 +286,9 @@ impl World {
         let number = self.members.len();
         let Some(life) = &self.members[by].life else { return };
         let node = life.node.clone();
-        let mut asked =
-            Box::pin(async move { handler::serve(&node, &Method::GET, "/members", Bytes::new()).await });
+        let mut asked = Box::pin(async move {
+            handler::serve(&node, &Method::GET, "/members", &HeaderMap::new(), Bytes::new()).await
+        });
         let Poll::Ready(answer) = asked.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
             return;
         };
@@ -396,8 +400,9 @@ impl World {
             let forgotten = self.calm && !heard && self.roster.is_removed(id);
             if told || forgotten {
                 life.node.fatal.set_removed();
-                let what = if told { "removed member told by others" } else { "removed member found nobody" };
-                self.probe(what);
+                if told {
+                    self.probe("removed member told by others");
+                }
                 self.members_turn(member);
             }
         }

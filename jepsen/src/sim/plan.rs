@@ -8,6 +8,7 @@
 //! members 3
 //! snapshot-count 12
 //! catch-up 6
+//! lease-notes 0
 //! clients 4
 //! watchers 1
 //! auth 1
@@ -435,10 +436,22 @@ impl std::str::FromStr for Plan {
         if !plan.faults.iter().all(within) {
             return Err(Malformed { line: last, what: "a fault meets a member that is not there" });
         }
+        let in_time = |fault: &Fault| fault.at_ms <= LONGEST_MS && fault.lasts_ms <= LONGEST_MS;
+        if plan.chaos_ms > LONGEST_MS || plan.lease_notes_ms > LONGEST_MS || !plan.faults.iter().all(in_time)
+        {
+            return Err(Malformed { line: last, what: "no time is longer than a day" });
+        }
+        let runs =
+            |fault: &Fault| !matches!(fault.kind, Kind::Skew(_, percent) if !(-50..=50).contains(&percent));
+        if !plan.faults.iter().all(runs) {
+            return Err(Malformed { line: last, what: "clocks go by at most 50 percent faster or slower" });
+        }
         plan.faults.sort_by_key(|fault| fault.at_ms);
         Ok(plan)
     }
 }
+
+const LONGEST_MS: u64 = 24 * 3600 * 1000;
 
 fn fault(words: &[&str]) -> Option<Fault> {
     match words {
@@ -463,7 +476,7 @@ mod tests {
 
     #[test]
     fn malformed_texts_name_the_line() {
-        let refused = |text: &str| text.parse::<Plan>().map_err(|Malformed { line, .. }| line);
+        let refused = |text: &str| text.parse::<Plan>().map(drop).map_err(|Malformed { line, .. }| line);
         assert_eq!(refused("seed x"), Err(1));
         assert_eq!(refused("seed 1\nmembers"), Err(2));
         assert_eq!(refused(""), Err(0));
@@ -472,6 +485,11 @@ mod tests {
         assert_eq!(refused("seed 1\nmembers 3\nclients 2\nchaos 9\nat 5 for 6 crash 3"), Err(5));
         assert_eq!(refused("members 3\nat 5 for 6 crash"), Err(2));
         assert_eq!(refused("at 5 for 6 blackout 1"), Err(1));
+        let with = |fault: &str| refused(&format!("seed 1\nmembers 3\nclients 2\nchaos 9\n{fault}"));
+        assert_eq!(with("at 3000 for 100 skew 0 -100"), Err(5));
+        assert_eq!(with("at 3000 for 100 skew 0 -9223372036854775808"), Err(5));
+        assert_eq!(with("at 18446744073709551615 for 1 blackout"), Err(5));
+        assert_eq!(with("at 3000 for 100 skew 0 -50"), Ok(()));
         assert!(refused("seed 1\nmembers 3\nclients 2\nchaos 9 # and a comment\n").is_ok());
     }
 }

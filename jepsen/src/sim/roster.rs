@@ -40,6 +40,8 @@ pub(super) struct Roster {
     counts_by: Vec<Option<Arc<Membership>>>,
     /// Per member, its newest leadership.
     leaderships: Vec<Leadership>,
+    /// The end of what any leader has committed.
+    committed: u64,
     /// Who voted for a member in a term.
     votes: HashMap<(u64, u64), BTreeSet<u64>>,
 }
@@ -153,6 +155,13 @@ impl Roster {
         let seen = std::mem::replace(&mut leadership.last, last);
         match leadership.committed.replace(committed) {
             None => {
+                // With the entry that it begins its term with.
+                if last <= self.committed {
+                    return Err(format!(
+                        "leader completeness: {id:x} leads term {} with a log up to {last}, and {} is committed",
+                        state.term, self.committed
+                    ));
+                }
                 let none = BTreeSet::new();
                 let votes = self.votes.get(&(id, state.term)).unwrap_or(&none);
                 if !decides([&before, &published], |voter| voter == id || votes.contains(&voter)) {
@@ -176,6 +185,7 @@ impl Roster {
             }
             Some(_) => {}
         }
+        self.committed = self.committed.max(committed);
         for learner in published.members().filter(|it| it.is_learner) {
             let has = leadership.acknowledged.get(&learner.id).copied().unwrap_or(0);
             if has > 0 && has * 100 >= seen * READY_PERCENT {

@@ -12,7 +12,7 @@ use oracle::{
     check::{Rules, Verdict, Violation, headers, lease, linear, members, watch},
     history::{
         Answer, Client, Fate, History, Member, OpId, Operation, Outcome, Request, Response, Revision,
-        request::{End, Range, Span},
+        request::{End, Put, Range, Span},
     },
     wire::Book,
 };
@@ -38,7 +38,7 @@ const COUNTED_TTL_SECONDS: i64 = 60;
 const COUNTED_NS: u64 = 20 * SECOND;
 
 /// What must happen sometimes.
-pub const PROBES: [&str; 73] = [
+pub const PROBES: [&str; 74] = [
     "alone",
     "authentication in the end",
     "bad disk refused a start",
@@ -47,6 +47,8 @@ pub const PROBES: [&str; 73] = [
     "behind",
     "blackout",
     "change of rights",
+    "change of rights by somebody else",
+    "change of rights by somebody else refused",
     "change of rights refused",
     "change of members refused",
     "client gave up",
@@ -88,7 +90,6 @@ pub const PROBES: [&str; 73] = [
     "put refused",
     "range refused",
     "read of the past",
-    "removed member found nobody",
     "removed member stopped",
     "removed member told by others",
     "rot",
@@ -260,7 +261,25 @@ fn last_look(world: &mut World, plan: &Plan) -> Lived<Last> {
     for &member in &members {
         ask_and_wait(world, member, everything.clone())?;
     }
+    // Last: a write might free a member that waits for no reason.
+    for &member in &members {
+        takes_a_write(world, member, plan)?;
+    }
     Ok(Last { revision, streams })
+}
+
+/// A client writes by a member, which tells it a new revision. Where there are users it may be refused.
+fn takes_a_write(world: &mut World, member: usize, plan: &Plan) -> Lived {
+    let revision =
+        |world: &World| world.members[member].life.as_ref().map(|life| life.node.reader.view().revision);
+    let before = revision(world);
+    let key = world.notes.book.key(&key_bytes(0));
+    let value = world.notes.next_value();
+    ask_and_wait(world, member, Request::Put(Put::plain(key, value)))?;
+    if revision(world) <= before && !plan.auth {
+        return Err(format!("recovery: member {member} takes no write: {}", world.describe()));
+    }
+    Ok(())
 }
 
 /// A client asks, and is answered in time.
@@ -500,6 +519,11 @@ fn judge_rights(rights: Option<Rights>, places: &[OpId], history: &History) -> T
     })
 }
 
+/// How the operations of a run are judged.
+pub fn rules() -> Rules {
+    Rules { max_search_steps: 500_000, ..Rules::default() }
+}
+
 fn judge(history: &History, plan: &Plan, last: &Last, configurations: &[members::Applied]) -> Told {
     use super::plan::Kind;
     // Clocks that go wrong end leases too early.
@@ -507,7 +531,6 @@ fn judge(history: &History, plan: &Plan, last: &Last, configurations: &[members:
         Kind::Skew(_, percent) => percent.unsigned_abs(),
         _ => 0,
     });
-    let rules = Rules { max_search_steps: 500_000, ..Rules::default() };
     let told = |name: &str, verdict: Verdict| {
         let (what, ops) = match verdict {
             Verdict::Ok => return Ok(()),
@@ -520,7 +543,7 @@ fn judge(history: &History, plan: &Plan, last: &Last, configurations: &[members:
     told("members", members::check(configurations))?;
     told("headers", headers::check(history))?;
     told("lease", lease::check_ends(history, percents.max().unwrap_or(0)))?;
-    let judged = linear::check(history, &rules);
+    let judged = linear::check(history, &rules());
     told("linearizability", judged.verdict)?;
     let Some(replay) = judged.replay else { return Ok(()) };
     told("watch", watch::check_complete(history, &replay, &last.streams, last.revision))

@@ -1,7 +1,7 @@
 //! A failing plan made smaller: what can be left out while the same invariant still breaks.
 //!
-//! Faults go in halves, quarters and so on, then one by one; then clients, watchers and time. Each try is a whole run, so
-//! the work is bounded by the number of tries. What is left is a plan, whose text can be kept.
+//! Faults go in halves, quarters and so on, then one by one; then clients, watchers and time. Each try is a whole run,
+//! so the work is bounded by the number of tries. What is left is a plan, whose text can be kept.
 
 use super::{Plan, Report, run};
 

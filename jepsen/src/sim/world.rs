@@ -19,8 +19,8 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use store::{
     membership::Membership,
     node::{Node, fatal::End as MemberEnd, handler, raft_loop::Input},
+    peer::REMOVAL_DELAY,
     raft::{Role, driver::Event as RaftEvent},
-    server::REMOVAL_DELAY,
 };
 use tokio::sync::oneshot;
 
@@ -1014,8 +1014,9 @@ impl World {
         let Some(life) = &self.members[by].life else { return };
         let node = life.node.clone();
         let (parts, body) = call.request.into_parts();
-        let response =
-            Box::pin(async move { handler::serve(&node, &parts.method, parts.uri.path(), body).await });
+        let response = Box::pin(async move {
+            handler::serve(&node, &parts.method, parts.uri.path(), &parts.headers, body).await
+        });
         self.served.push(Served { by, to: from, response, answer: call.answer });
         self.members[by].set_clock(self.now_ns);
         self.poll_served(by);
@@ -1044,7 +1045,8 @@ impl World {
         }
     }
 
-    /// All members that are not lost follow one leader, and have applied the same; those that were removed have stopped.
+    /// All members that are not lost follow one leader, and have applied the same; those that were removed have
+    /// stopped.
     pub fn agrees(&self) -> bool {
         let is_removed = |member: usize| self.roster.is_removed(self.members[member].id);
         let is_there = |id: &u64| self.by_id.get(id).is_some_and(|member| !self.gone[*member]);

@@ -50,11 +50,26 @@ async fn hashed(node: &Arc<Node>, password: String) -> Result<String, Status> {
     Ok(STANDARD.encode(node.logins.hash(&node.runtime, password).await?))
 }
 
+/// Names are keys of databases, which a snapshot could not be saved to and stock members would not survive otherwise.
+fn check_name(name: &str) -> Result<(), Status> {
+    if name.len() > bbolt::MAX_KEY_BYTES { Err(error::request_too_large()) } else { Ok(()) }
+}
+
+pub async fn role_add(
+    node: &Arc<Node>,
+    caller: &Caller,
+    request: pb::AuthRoleAddRequest,
+) -> Result<Bytes, Status> {
+    check_name(&request.name)?;
+    change(node, caller, request).await
+}
+
 pub async fn user_add(
     node: &Arc<Node>,
     caller: &Caller,
     mut request: pb::AuthUserAddRequest,
 ) -> Result<Bytes, Status> {
+    check_name(&request.name)?;
     // It must not reach the log, not even where it is not wanted.
     let password = std::mem::take(&mut request.password);
     if !request.options.is_some_and(|options| options.no_password) {

@@ -2,7 +2,7 @@
 //!
 //! Source: etcd `server/etcdserver/api/v3rpc/key.go`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use proto::etcdserverpb::{
@@ -80,23 +80,60 @@ fn txn_ops(request: &TxnRequest, max_ops: usize, max_depth: usize) -> Result<(),
     Ok(())
 }
 
+/// Where a range ends: before these bytes, or behind the key of these bytes.
+type End<'a> = (&'a [u8], bool);
+
+/// Ranges of keys, as their union: each ends before the next begins. As in etcd's interval tree a range that is open
+/// above (`\0`) overlaps nothing.
+#[derive(Default)]
+struct Ranges<'a>(BTreeMap<&'a [u8], End<'a>>);
+
+impl<'a> Ranges<'a> {
+    fn insert(&mut self, key: &'a [u8], range_end: &'a [u8]) {
+        let end = if range_end.is_empty() { (key, true) } else { (range_end, false) };
+        if (key, false) < end {
+            self.join(key, end);
+        }
+    }
+
+    fn join(&mut self, mut start: &'a [u8], mut end: End<'a>) {
+        if let Some((known, known_end)) = self.0.range(..=start).next_back()
+            && *known_end >= (start, false)
+        {
+            (start, end) = (known, end.max(*known_end));
+        }
+        while let Some((next, next_end)) = self.0.range(start..).next()
+            && *next <= end.0
+        {
+            let next = *next;
+            end = end.max(*next_end);
+            self.0.remove(next);
+        }
+        self.0.insert(start, end);
+    }
+
+    fn extend(&mut self, mut other: Ranges<'a>) {
+        if other.0.len() > self.0.len() {
+            std::mem::swap(self, &mut other);
+        }
+        other.0.into_iter().for_each(|(start, end)| self.join(start, end));
+    }
+
+    fn cover(&self, key: &[u8]) -> bool {
+        self.0.range(..=key).next_back().is_some_and(|(_, end)| *end > (key, false))
+    }
+}
+
 /// Keys put and ranges deleted by a list of operations.
 #[derive(Default)]
 struct Changes<'a> {
     puts: BTreeSet<&'a Bytes>,
-    deletes: Vec<(&'a Bytes, &'a Bytes)>,
+    deletes: Ranges<'a>,
 }
 
 impl<'a> Changes<'a> {
-    /// As etcd's interval tree sees it: a range that is open above (`\0`) overlaps nothing.
-    fn deletes(&self, key: &Bytes) -> bool {
-        self.deletes
-            .iter()
-            .any(|(start, end)| if end.is_empty() { key == *start } else { *start <= key && key < *end })
-    }
-
     fn put(&mut self, key: &'a Bytes) -> Result<(), Status> {
-        if self.deletes(key) || !self.puts.insert(key) { Err(error::duplicate_key()) } else { Ok(()) }
+        if self.deletes.cover(key) || !self.puts.insert(key) { Err(error::duplicate_key()) } else { Ok(()) }
     }
 }
 
@@ -106,7 +143,7 @@ fn intervals(ops: &[RequestOp]) -> Result<Changes<'_>, Status> {
     let mut all = Changes::default();
     for op in ops {
         if let Some(Request::RequestDeleteRange(delete)) = &op.request {
-            all.deletes.push((&delete.key, &delete.range_end));
+            all.deletes.insert(&delete.key, &delete.range_end);
         }
     }
     for op in ops {
@@ -117,7 +154,7 @@ fn intervals(ops: &[RequestOp]) -> Result<Changes<'_>, Status> {
         for key in branches.puts {
             all.put(key)?;
         }
-        all.deletes.append(&mut branches.deletes);
+        all.deletes.extend(branches.deletes);
         all.deletes.extend(failure.deletes);
     }
     for op in ops {

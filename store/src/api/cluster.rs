@@ -8,7 +8,7 @@ use bytes::Bytes;
 use proto::etcdserverpb as pb;
 use tonic::Status;
 
-use super::{error, grpc};
+use super::{caller::Caller, error, grpc};
 use crate::{config::Url, node::Node};
 
 pub async fn member_list(node: &Arc<Node>, request: pb::MemberListRequest) -> Result<Bytes, Status> {
@@ -38,8 +38,12 @@ pub async fn member_update(node: &Arc<Node>, request: pb::MemberUpdateRequest) -
     Ok(grpc::frame(&pb::MemberUpdateResponse { header: Some(node.header(0)), members }))
 }
 
-pub async fn member_promote(node: &Arc<Node>, request: pb::MemberPromoteRequest) -> Result<Bytes, Status> {
-    let members = node.member_promote(request.id).await?;
+pub async fn member_promote(
+    node: &Arc<Node>,
+    caller: &Caller,
+    request: pb::MemberPromoteRequest,
+) -> Result<Bytes, Status> {
+    let members = node.member_promote(request.id, caller).await?;
     Ok(grpc::frame(&pb::MemberPromoteResponse { header: Some(node.header(0)), members }))
 }
 

@@ -17,7 +17,7 @@ use std::{
 
 use futures_util::future::Either;
 use h2::RecvStream;
-use http::{Request, Response, header::CONTENT_TYPE};
+use http::{HeaderValue, Request, Response, StatusCode, header::CONTENT_TYPE};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
@@ -25,9 +25,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
 };
+use tonic::Status;
 
 use super::{
-    grpc::Body,
+    grpc::{self, Body},
     http as plain, http2,
     io::Coalesced,
     router::{self, Context, Counters},
@@ -47,17 +48,31 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// How often a connection that has sent part of this is looked at again, and how many times.
 const PREFACE_POLL: Duration = Duration::from_millis(5);
 const PREFACE_POLLS: usize = 200;
-/// Connections at most; further ones are closed at once.
-const MAX_CONNECTIONS: usize = 50_000;
 /// How long requests under way may take when the server stops.
 const DRAIN: Duration = Duration::from_secs(2);
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Serves {
     /// gRPC and all plain paths.
     Everything,
+    /// gRPC alone, where plain paths have listeners of their own.
+    Grpc,
+    /// All plain paths alone.
+    Http,
     /// `/metrics`, `/health` and their like only.
     Metrics,
+}
+
+impl Serves {
+    /// Whether a connection of this version of HTTP is served; etcd closes the others too.
+    fn speaks(self, http2: bool, by_tls: bool) -> bool {
+        match self {
+            Serves::Grpc => http2,
+            // What is plain on HTTP/2 is asked for in the TLS handshake, if at all.
+            Serves::Http => !http2 || by_tls,
+            Serves::Everything | Serves::Metrics => true,
+        }
+    }
 }
 
 /// What a listener's connections get.
@@ -79,6 +94,8 @@ pub struct Edge {
     threads: Vec<Thread>,
     next: AtomicUsize,
     connections: Arc<AtomicUsize>,
+    /// Further ones are closed at once.
+    max_connections: usize,
     pub counters: Arc<Counters>,
     pub shards: Vec<Arc<Shard>>,
     stop: watch::Sender<bool>,
@@ -90,7 +107,7 @@ struct Thread {
 }
 
 impl Edge {
-    pub fn start(node: &Arc<Node>, threads: usize) -> std::io::Result<Arc<Edge>> {
+    pub fn start(node: &Arc<Node>, threads: usize, max_connections: usize) -> std::io::Result<Arc<Edge>> {
         let counters = Arc::new(Counters::default());
         let shared = Shards::default();
         let (stop, stopping) = watch::channel(false);
@@ -118,7 +135,8 @@ impl Edge {
             Ok(Thread { connections: sender, handle: Some(handle).into() })
         });
         let threads = threads.collect::<std::io::Result<_>>()?;
-        Ok(Arc::new(Edge { threads, next: AtomicUsize::new(0), connections, counters, shards, stop }))
+        let next = AtomicUsize::new(0);
+        Ok(Arc::new(Edge { threads, next, connections, max_connections, counters, shards, stop }))
     }
 
     /// Accepts connections until the edge stops.
@@ -141,7 +159,7 @@ impl Edge {
     }
 
     fn deal(&self, stream: TcpStream, peer: SocketAddr, door: Door) {
-        if self.connections.load(Ordering::Relaxed) >= MAX_CONNECTIONS {
+        if self.connections.load(Ordering::Relaxed) >= self.max_connections {
             tracing::warn!(%peer, "too many connections; closed one");
             return;
         }
@@ -307,6 +325,9 @@ async fn run(
     reached: Reached,
     mut stopping: watch::Receiver<bool>,
 ) {
+    if !reached.serves.speaks(http2, reached.by_tls) {
+        return;
+    }
     let stop = async { drop(stopping.wait_for(|stop| *stop).await) };
     let stream = Coalesced::new(stream);
     if http2 {
@@ -340,9 +361,23 @@ fn answer<'a>(
         .headers()
         .get(CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-    if is_grpc && reached.serves == Serves::Everything {
+    if is_grpc && matches!(reached.serves, Serves::Everything | Serves::Grpc) {
         Either::Left(router::grpc(context, request))
     } else {
-        Either::Right(Box::pin(async move { plain::answer(context, shards, &request, reached).await }))
+        Either::Right(Box::pin(async move {
+            match reached.serves {
+                Serves::Grpc => not_grpc(request.headers().get(CONTENT_TYPE)),
+                _ => plain::answer(context, shards, &request, reached).await,
+            }
+        }))
     }
+}
+
+/// As grpc-go answers what is no call.
+fn not_grpc(content_type: Option<&HeaderValue>) -> Response<Body> {
+    let content_type = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let status = Status::invalid_argument(format!("invalid gRPC request content-type {content_type:?}"));
+    let mut response = grpc::refuse(&status);
+    *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+    response
 }

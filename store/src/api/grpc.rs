@@ -36,6 +36,16 @@ pub fn frame_with(len: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
     buffer.freeze()
 }
 
+/// The frame of an answer, unless it is longer than any client reads, and than HTTP/2 sends at once.
+pub fn sendable(frame: Bytes) -> Result<Bytes, Status> {
+    let (len, limit) = (frame.len(), i32::MAX as usize);
+    if len > limit {
+        let text = format!("grpc: trying to send message larger than max ({len} vs. {limit})");
+        return Err(Status::resource_exhausted(text));
+    }
+    Ok(frame)
+}
+
 /// Reads the messages of a request.
 pub struct Requests {
     body: RecvStream,
@@ -204,4 +214,18 @@ pub fn refuse(status: &Status) -> Response<Body> {
     let mut response = respond(Body::Done);
     let _ = status.add_header(response.headers_mut());
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_could_read_is_not_sent() {
+        // Zeros that are never touched take no memory.
+        let frame = |len: usize| Bytes::from(vec![0; len]);
+        assert_eq!(sendable(frame(i32::MAX as usize)).unwrap().len(), i32::MAX as usize);
+        let status = sendable(frame(i32::MAX as usize + 1)).unwrap_err();
+        assert_eq!(status.code(), Code::ResourceExhausted);
+    }
 }

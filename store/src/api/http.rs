@@ -1,8 +1,11 @@
-//! Plain HTTP: health, version, metrics.
+//! Plain HTTP: health, version, metrics, variables.
 //!
 //! Source: etcd `server/etcdserver/api/etcdhttp`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -16,6 +19,7 @@ use super::{
     watch::Shard,
 };
 use crate::{
+    config::Config,
     mvcc::MvccError,
     node::{Node, RequestError, handler},
 };
@@ -31,30 +35,64 @@ pub async fn answer<B>(
 ) -> Response<Body> {
     let node = &context.node;
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    let host = host.or_else(|| request.uri().host()).unwrap_or_default();
+    let host = host.or_else(|| Some(request.uri().authority()?.as_str())).unwrap_or_default();
+    let host = without_port(host);
     // A page that rebinds a name cannot pass for the server: it lacks the certificate.
     if !by_tls && !node.config.allows_host(host) {
-        return text(StatusCode::MISDIRECTED_REQUEST, "");
+        return error(StatusCode::MISDIRECTED_REQUEST, &misdirected(host));
     }
     let mut response = match request.method() {
-        &Method::OPTIONS => text(StatusCode::OK, ""),
+        &Method::OPTIONS => Response::new(Body::Plain(None)),
         _ => route(context, shards, request, serves).await,
     };
-    if let Some(origin) = request.headers().get(header::ORIGIN)
-        && origin.to_str().is_ok_and(|origin| node.config.allows_origin(origin))
-    {
+    if let Some(origin) = allowed_origin(&node.config, request.headers().get(header::ORIGIN)) {
         let headers = response.headers_mut();
         headers.insert(
             header::ACCESS_CONTROL_ALLOW_METHODS,
             HeaderValue::from_static("POST, GET, OPTIONS, PUT, DELETE"),
         );
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+        if origin != "*" {
+            headers.insert(header::VARY, HeaderValue::from_static("Origin"));
+        }
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(
             header::ACCESS_CONTROL_ALLOW_HEADERS,
             HeaderValue::from_static("accept, content-type, authorization"),
         );
     }
     response
+}
+
+/// As Go's `SplitHostPort`, and the whole where there is no port.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, _)) if !name.contains([':', '[', ']']) => name,
+        Some((name, _)) => name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(host),
+        None => host,
+    }
+}
+
+fn misdirected(host: &str) -> String {
+    format!(
+        r#"
+etcd received your request, but the Host header was unrecognized.
+
+To fix this, choose one of the following options:
+- Enable TLS, then any HTTPS request will be allowed.
+- Add the hostname you want to use to the whitelist in settings.
+  - e.g. etcd --host-whitelist {host:?}
+
+This requirement has been added to help prevent "DNS Rebinding" attacks (CVE-2018-5702).
+"#
+    )
+}
+
+/// Whose pages may read the answer: all, or the one that asks.
+fn allowed_origin(config: &Config, origin: Option<&HeaderValue>) -> Option<HeaderValue> {
+    if config.allows_origin("*") {
+        return Some(HeaderValue::from_static("*"));
+    }
+    origin.filter(|origin| origin.to_str().is_ok_and(|origin| config.allows_origin(origin))).cloned()
 }
 
 async fn route<B>(
@@ -68,18 +106,17 @@ async fn route<B>(
     let path = request.uri().path();
     let (root, check) = path[1.min(path.len())..]
         .split_once('/')
-        .map_or((path, None), |(root, rest)| (&path[..root.len() + 1], (!rest.is_empty()).then_some(rest)));
-    let known = match root {
-        "/health" | "/metrics" => check.is_none(),
-        "/livez" | "/readyz" => true,
-        "/version" => check.is_none() && serves == Serves::Everything,
+        .map_or((path, None), |(root, rest)| (&path[..root.len() + 1], Some(rest)));
+    let known = match (root, check) {
+        ("/health" | "/metrics", None) | ("/livez" | "/readyz", _) => true,
+        ("/version", None) | ("/debug", Some("vars")) => serves != Serves::Metrics,
         _ => false,
     };
     if !known {
-        return text(StatusCode::NOT_FOUND, "404 page not found\n");
+        return not_found();
     }
-    if request.method() != Method::GET {
-        let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+    if request.method() != Method::GET && root != "/metrics" {
+        let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
         return response;
     }
@@ -92,6 +129,7 @@ async fn route<B>(
             checks(node, "readyz", &all, check, &query).await
         }
         "/version" => typed(StatusCode::OK, "application/json", handler::version_json(node)),
+        "/debug" => typed(StatusCode::OK, "application/json; charset=utf-8", variables(node)),
         _ => {
             // A member that is stuck or stops tells what it last knew.
             let view = node.runtime.within(METRICS_PATIENCE, node.view()).await;
@@ -100,6 +138,25 @@ async fn route<B>(
             typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", page)
         }
     }
+}
+
+/// What Go's `expvar` shows, without the figures of Go's memory.
+fn variables(node: &Node) -> String {
+    let state = node.status.soft_state();
+    let raft = serde_json::json!({
+        "id": format!("{:x}", node.id),
+        "term": state.term,
+        "commit": node.status.committed.load(Ordering::Acquire),
+        "lead": format!("{:x}", state.leader),
+        "raftState": format!("State{:?}", state.role),
+        "applied": node.status.applied.load(Ordering::Acquire),
+    });
+    let arguments: Vec<_> = std::env::args_os().map(|it| it.to_string_lossy().into_owned()).collect();
+    let arguments = serde_json::Value::from(arguments);
+    let limit = metrics::descriptor_limit().unwrap_or(0);
+    format!(
+        "{{\n\"cmdline\": {arguments},\n\"file_descriptor_limit\": {limit},\n\"raft.status\": {raft}\n}}\n"
+    )
 }
 
 struct Query<'a>(&'a str);
@@ -202,7 +259,7 @@ async fn checks(
         None => all.iter().copied().filter(|check| !excluded.contains(&check.name())).collect(),
     };
     if only.is_some() && chosen.is_empty() {
-        return text(StatusCode::NOT_FOUND, "404 page not found\n");
+        return not_found();
     }
     let mut lines = String::new();
     let mut failed = false;
@@ -222,6 +279,17 @@ async fn checks(
     } else {
         text(StatusCode::OK, "ok\n")
     };
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn not_found() -> Response<Body> {
+    error(StatusCode::NOT_FOUND, "404 page not found")
+}
+
+/// A refusal as Go's `http.Error` writes it.
+fn error(status: StatusCode, body: &str) -> Response<Body> {
+    let mut response = text(status, &format!("{body}\n"));
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }

@@ -6,6 +6,7 @@
 
 use std::{
     future::poll_fn,
+    num::NonZero,
     pin::{Pin, pin},
     task::Poll,
     time::Duration,
@@ -35,12 +36,13 @@ pub async fn serve<A: Future<Output = Response<Body>>>(
     stop: impl Future<Output = ()>,
 ) {
     let mut builder = Builder::new();
+    // No streams at all are no limit, as in gRPC.
     builder
         .initial_window_size(1 << 20)
         .initial_connection_window_size(4 << 20)
         .max_send_buffer_size(1 << 20)
         .max_header_list_size(64 << 10)
-        .max_concurrent_streams(config.max_concurrent_streams);
+        .max_concurrent_streams(NonZero::new(config.max_concurrent_streams).map_or(u32::MAX, NonZero::get));
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, builder.handshake::<_, Bytes>(stream));
     let Ok(Ok(mut connection)) = handshake.await else { return };
     let pings = connection.ping_pong().filter(|_| !config.grpc_keepalive_interval.is_zero());
@@ -150,6 +152,38 @@ async fn send(
                     return stream.send_trailers(trailers);
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn no_limit_of_streams_is_not_none_of_them() {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let config = Config { max_concurrent_streams: 0, ..Config::default() };
+        let answer = |_| async { Response::new(Body::Done) };
+        let serving = serve(theirs, &config, answer, std::future::pending());
+        let calling = async {
+            let (client, connection) = h2::client::handshake(ours).await.unwrap();
+            let calls = async {
+                // The first call may begin before the server's settings are known.
+                for _ in 0..3 {
+                    let mut client = client.clone().ready().await.unwrap();
+                    let (response, _) = client.send_request(Request::new(()), true).unwrap();
+                    assert_eq!(response.await.unwrap().status(), 200);
+                }
+            };
+            tokio::select! {
+                _ = connection => panic!("the connection ended"),
+                () = calls => {}
+            }
+        };
+        tokio::select! {
+            () = serving => panic!("the connection ended"),
+            called = tokio::time::timeout(Duration::from_secs(10), calling) => called.unwrap(),
         }
     }
 }

@@ -86,8 +86,8 @@ pub async fn alarm(node: &Arc<Node>, caller: &Caller, request: pb::AlarmRequest)
     }
 }
 
-/// Space comes back by itself here: there is nothing to do, and it is done.
-pub async fn defragment(_: &Arc<Node>, _: pb::DefragmentRequest) -> Result<Bytes, Status> {
+pub async fn defragment(node: &Arc<Node>, _: pb::DefragmentRequest) -> Result<Bytes, Status> {
+    node.defragment().await?;
     Ok(grpc::frame(&pb::DefragmentResponse { header: None }))
 }
 
@@ -176,12 +176,7 @@ pub async fn downgrade(node: &Arc<Node>, request: pb::DowngradeRequest) -> Resul
 
 /// The version to go down to, if the cluster may.
 async fn downgrade_target(node: &Node, version: &str) -> Result<String, Status> {
-    let number = |part: &str| part.parse::<u64>().ok();
-    let parts: Option<Vec<u64>> = version.split('.').map(number).collect();
-    let target = match parts.as_deref() {
-        Some([major, minor] | [major, minor, _]) => (*major, *minor),
-        _ => return Err(error::wrong_downgrade_version_format()),
-    };
+    let target = minor_version(version).ok_or_else(error::wrong_downgrade_version_format)?;
     node.read_index().await?;
     let membership = node.published.membership.load();
     let current = membership.minor_version().ok_or_else(error::cluster_version_unavailable)?;
@@ -195,6 +190,22 @@ async fn downgrade_target(node: &Node, version: &str) -> Result<String, Status> 
     Ok(format!("{}.{}.0", target.0, target.1))
 }
 
+/// Major and minor of a semantic version. The patch may be left out, if nothing follows it.
+fn minor_version(version: &str) -> Option<(u64, u64)> {
+    let (rest, build) = version.split_once('+').unwrap_or((version, ""));
+    let (numbers, pre_release) = rest.split_once('-').unwrap_or((rest, ""));
+    let is_identifier = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+    if !build.chars().chain(pre_release.chars()).all(is_identifier) {
+        return None;
+    }
+    let parts: Option<Vec<u64>> = numbers.split('.').map(|part| part.parse().ok()).collect();
+    match parts?[..] {
+        [major, minor, _] => Some((major, minor)),
+        [major, minor] if numbers == version => Some((major, minor)),
+        _ => None,
+    }
+}
+
 fn downgrade_answer(node: &Node) -> Result<Bytes, Status> {
     let membership = node.published.membership.load();
     let current = membership.minor_version().unwrap_or_default();
@@ -206,6 +217,28 @@ fn downgrade_answer(node: &Node) -> Result<Bytes, Status> {
 mod tests {
     use super::*;
     use crate::node::clock::Clock;
+
+    #[test]
+    fn targets_are_semantic_versions() {
+        for version in ["3.6", "3.6.0", "3.6.7", "3.6.0-rc1", "3.6.0+x", "3.6.0-rc.1+b-1.2", "3.6.0-"] {
+            assert_eq!(minor_version(version), Some((3, 6)), "{version}");
+        }
+        for version in [
+            "",
+            "3",
+            "v3.6",
+            "3.6.x",
+            "3.6-rc1",
+            "3.6+x",
+            "3.6.0.1",
+            "3.6.0-rc_1",
+            "3.+6.0",
+            "3.6.0+a+b",
+            "3..6",
+        ] {
+            assert_eq!(minor_version(version), None, "{version}");
+        }
+    }
 
     #[test]
     fn a_receiver_that_took_too_long_is_told_so_behind_the_pieces_it_left() {

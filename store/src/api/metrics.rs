@@ -419,10 +419,14 @@ fn process(page: &mut Page) {
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
     page.gauge("process_open_fds", "Number of open file descriptors.", open);
     page.gauge("os_fd_used", "The number of used file descriptors.", open);
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let limit = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<u64>().ok());
+    let limit = descriptor_limit();
     page.gauge("process_max_fds", "Maximum number of open file descriptors.", limit.unwrap_or(0));
     page.gauge("os_fd_limit", "The file descriptor limit.", limit.unwrap_or(0));
+}
+
+pub(super) fn descriptor_limit() -> Option<u64> {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse().ok())
 }

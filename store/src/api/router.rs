@@ -10,7 +10,7 @@ use std::sync::{
 
 use bytes::Bytes;
 use h2::RecvStream;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use proto::{etcdserverpb as pb, grpc::health::v1 as health};
 use tonic::{Code, Status};
 
@@ -168,7 +168,7 @@ pub fn grpc(
         method.as_ref().map_or(Ok(false), |method| admit(&context.node, *method, request.headers()));
     let caller = method
         .as_ref()
-        .map(|method| Caller::of(&context.node, context.common_name.as_ref(), *method, request.headers()))
+        .map(|method| caller::of(&context.node, context.common_name.as_ref(), *method, request.headers()))
         .unwrap_or_default();
     let requests = Requests::new(request.into_body(), context.message_limit());
     async move {
@@ -199,7 +199,7 @@ async fn call(
         (Ok(_), Method::RangeStream) => Box::pin(range_stream(context.clone(), &caller, requests)).await,
         (Ok(_), Method::Snapshot) => Box::pin(maintenance::snapshot(context.clone(), requests)).await,
         (Ok(_), Method::HealthWatch) => Box::pin(health_watch(context.clone(), requests)).await,
-        (Ok(_), _) => match unary(method, context, &caller, requests).await {
+        (Ok(_), _) => match unary(method, context, &caller, requests).await.and_then(grpc::sendable) {
             Ok(frame) => {
                 counters.ended(method, Code::Ok);
                 counters.sent[method as usize].fetch_add(1, Ordering::Relaxed);
@@ -228,21 +228,27 @@ fn unknown(path: &str) -> Status {
 
 /// Whether a call may begin; tells if it must end when there is no leader.
 fn admit(node: &Node, method: Method, headers: &HeaderMap) -> Result<bool, Status> {
-    if headers.get("client-api-version").is_some_and(|version| version.to_str().is_err()) {
+    if headers.get("client-api-version").is_some_and(|version| !is_text(version)) {
         return Err(error::invalid_client_api_version());
     }
     let needs_leader = headers.get("hasleader").is_some_and(|value| value == "true");
     if needs_leader && node.status.leader() == 0 {
         return Err(error::no_leader());
     }
-    let for_learners = matches!(
-        method,
-        Method::Range | Method::Status | Method::Snapshot | Method::HealthCheck | Method::HealthWatch
-    );
-    if !for_learners && is_learner(node) {
+    if !is_for_learners(method) && is_learner(node) {
         return Err(error::not_supported_for_learner());
     }
     Ok(needs_leader)
+}
+
+/// `to_str` takes ASCII alone.
+fn is_text(value: &HeaderValue) -> bool {
+    std::str::from_utf8(value.as_bytes()).is_ok()
+}
+
+/// What a learner answers too, a range only where it is serializable; not that it is healthy.
+fn is_for_learners(method: Method) -> bool {
+    matches!(method, Method::Range | Method::Status | Method::Snapshot)
 }
 
 fn is_learner(node: &Node) -> bool {
@@ -292,7 +298,7 @@ async fn unary(
         Method::MemberAdd => call!(pb::MemberAddRequest, cluster::member_add),
         Method::MemberRemove => call!(pb::MemberRemoveRequest, cluster::member_remove),
         Method::MemberUpdate => call!(pb::MemberUpdateRequest, cluster::member_update),
-        Method::MemberPromote => call!(pb::MemberPromoteRequest, cluster::member_promote),
+        Method::MemberPromote => call!(pb::MemberPromoteRequest, cluster::member_promote, caller),
         Method::MemberList => call!(pb::MemberListRequest, cluster::member_list),
         Method::Alarm => call!(pb::AlarmRequest, maintenance::alarm, caller),
         Method::Status => call!(pb::StatusRequest, maintenance::status),
@@ -314,7 +320,7 @@ async fn unary(
         }
         Method::UserGrantRole => call!(pb::AuthUserGrantRoleRequest, auth::change, caller),
         Method::UserRevokeRole => call!(pb::AuthUserRevokeRoleRequest, auth::change, caller),
-        Method::RoleAdd => call!(pb::AuthRoleAddRequest, auth::change, caller),
+        Method::RoleAdd => call!(pb::AuthRoleAddRequest, auth::role_add, caller),
         Method::RoleGet => call!(pb::AuthRoleGetRequest, auth::role_get, caller),
         Method::RoleList => call!(pb::AuthRoleListRequest, auth::role_list, caller),
         Method::RoleDelete => call!(pb::AuthRoleDeleteRequest, auth::change, caller),
@@ -372,4 +378,23 @@ async fn health_watch(context: Context, requests: Requests) -> Result<Response<B
         }
     });
     Ok(grpc::respond(Body::Stream(frames)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_version_is_any_text() {
+        for (version, taken) in [(&b"3.7"[..], true), ("3.7-ü".as_bytes(), true), (b"3.7-\xfc", false)] {
+            assert_eq!(is_text(&HeaderValue::from_bytes(version).unwrap()), taken, "{version:?}");
+        }
+    }
+
+    #[test]
+    fn a_learner_answers_few_calls() {
+        let answered =
+            Method::ALL.iter().map(|(method, ..)| *method).filter(|method| is_for_learners(*method));
+        assert_eq!(answered.collect::<Vec<_>>(), [Method::Range, Method::Status, Method::Snapshot]);
+    }
 }

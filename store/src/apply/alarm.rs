@@ -1,6 +1,7 @@
 //! Alarms: conditions that restrict what is accepted, raised and cleared through the log.
 //!
-//! NOSPACE refuses what grows the store, CORRUPT refuses every change. A set of (member, alarm), kept in its own bucket.
+//! NOSPACE refuses what grows the store, CORRUPT refuses every change. A set of (member, alarm), kept in its own
+//! bucket.
 
 use std::collections::BTreeSet;
 

@@ -1017,3 +1017,19 @@ fn a_view_is_published_while_views_are_wanted_and_called_stale_after() {
     }
     assert!(unasked > 1, "a demand lasts for some views, not for ever");
 }
+
+#[test]
+fn corrupt_refuses_every_transaction_that_comes_through_the_log() {
+    let read = || Request::RequestRange(RangeRequest { key: "a".into(), ..Default::default() });
+    let alarm = AlarmRequest { action: 1, member_id: 1, alarm: AlarmType::Corrupt as i32 };
+    let (_, applied) = run(vec![
+        txn_entry(vec![nested(vec![read()])]),
+        InternalRaftRequest { alarm: Some(alarm), ..Default::default() },
+        txn_entry(vec![nested(vec![read()])]),
+        txn_entry(vec![nested(vec![])]),
+        txn_entry(vec![Request::RequestPut(put_of("a", "1"))]),
+    ]);
+    let refused: Vec<_> = applied.into_iter().map(|it| it.result.err()).collect();
+    let corrupt = || Some(ApplyError::Corrupt);
+    assert_eq!(refused, [None, None, corrupt(), corrupt(), corrupt()]);
+}

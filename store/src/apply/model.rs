@@ -118,16 +118,7 @@ impl Model {
             return Ok(Response::DeleteRange(response));
         }
         if let Some(txn) = &request.txn {
-            let has = |puts_only: bool| {
-                any(txn, &|op| match op {
-                    Request::RequestPut(_) => true,
-                    Request::RequestDeleteRange(_) => !puts_only,
-                    _ => false,
-                })
-            };
-            if has(false) {
-                guard(has(true))?;
-            }
+            guard(any(txn, &|op| matches!(op, Request::RequestPut(_))))?;
             let state = self.clone();
             self.check_txn(&state, txn, true)?;
             self.check_txn(&state, txn, false)?;

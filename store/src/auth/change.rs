@@ -1,8 +1,8 @@
 //! What committed entries change, and how it is kept on disk.
 //!
-//! Each change is checked against the state of the moment and goes into the batch of its entry; equal entries give equal
-//! bytes on every member. A password that an entry of etcd 3.4 carries in the clear is hashed with a salt made from the
-//! entry's index and the name: members of ours then agree, where those of 3.4 each drew their own.
+//! Each change is checked against the state of the moment and goes into the batch of its entry; equal entries give
+//! equal bytes on every member. A password that an entry of etcd 3.4 carries in the clear is hashed with a salt made
+//! from the entry's index and the name: members of ours then agree, where those of 3.4 each drew their own.
 
 use std::sync::Arc;
 
@@ -391,8 +391,8 @@ impl Auth {
         let mut role =
             self.roles.get(&request.name).map(|it| Role::clone(it)).ok_or(AuthError::RoleNotFound)?;
         let granted = &mut role.key_permission;
-        // Only the first permission of a key is looked at, as in etcd: the bytes stored must be the same. They are while
-        // Go's sort is stable, which depends on its version once a role has more than six permissions and ties.
+        // Only the first permission of a key is looked at, as in etcd: the bytes stored must be the same. They are
+        // while Go's sort is stable, which depends on its version once a role has more than six permissions and ties.
         let first = granted.partition_point(|known| known.key < key);
         match granted.get_mut(first) {
             Some(known) if known.key == key && known.range_end == range_end => known.perm_type = perm_type,

@@ -1,9 +1,9 @@
 //! Passwords: bcrypt as etcd stores it, and a memory of who was right, so that logging in again costs no bcrypt.
 //!
-//! Hashing takes tens of milliseconds on purpose; the node does it on threads apart from requests. What is remembered is a
-//! keyed digest of user, stored hash and password, one for each user. The key is of this process alone, so the digests
-//! tell nothing about passwords elsewhere; a changed password makes another digest; a wrong one never matches and costs
-//! bcrypt each time.
+//! Hashing takes tens of milliseconds on purpose; the node does it on threads apart from requests. What is remembered
+//! is a keyed digest of user, stored hash and password, one for each user. The key is of this process alone, so the
+//! digests tell nothing about passwords elsewhere; a changed password makes another digest; a wrong one never matches
+//! and costs bcrypt each time.
 
 use std::collections::HashMap;
 

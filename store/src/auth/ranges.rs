@@ -1,9 +1,9 @@
 //! Ranges of keys that permissions cover: disjoint and in order, so that a question is one binary search.
 //!
 //! A range is given as requests give it: an empty end means the one key, `\0` all keys from the first on. A permission
-//! without a key, or whose end is not behind its key, covers nothing, as in etcd. A question whose end is not behind its
-//! key names no key; it is answered as if it named the first alone, again as in etcd.
-//! Source: etcd `server/auth/range_perm_cache.go`, and its interval tree.
+//! without a key, or whose end is not behind its key, covers nothing, as in etcd. A question whose end is not behind
+//! its key names no key; it is answered as if it named the first alone, again as in etcd. Source: etcd
+//! `server/auth/range_perm_cache.go`, and its interval tree.
 
 use bytes::Bytes;
 

@@ -3,6 +3,8 @@
 //! Both branches of a transaction count, with all that is nested in them, and each put in it needs what it would need
 //! alone. Differs from etcd 3.5.1, which overlooked nested transactions, previous values and leases of puts there.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use proto::etcdserverpb::{DeleteRangeRequest, PutRequest, RequestOp, TxnRequest, request_op::Request};
 
@@ -22,8 +24,12 @@ pub struct Asking<'a> {
 
 impl Auth {
     pub fn check_put(&self, asking: &Asking<'_>, put: &PutRequest) -> Result<(), AuthError> {
+        self.check_key(asking, put)?;
+        self.check_lease(asking, put.lease)
+    }
+
+    fn check_key(&self, asking: &Asking<'_>, put: &PutRequest) -> Result<(), AuthError> {
         self.check(asking.who, Access::Write, &put.key, &[])?;
-        self.check_lease(asking, put.lease)?;
         if put.prev_kv { self.check(asking.who, Access::Read, &put.key, &[]) } else { Ok(()) }
     }
 
@@ -48,13 +54,30 @@ impl Auth {
         if !self.is_enabled() {
             return Ok(());
         }
+        // Each once, however many keys are put with it: one may have many.
+        let mut leases = BTreeSet::new();
+        self.check_ops(asking, txn, &mut leases)?;
+        leases.into_iter().try_for_each(|lease| self.check_lease(asking, lease))
+    }
+
+    fn check_ops(
+        &self,
+        asking: &Asking<'_>,
+        txn: &TxnRequest,
+        leases: &mut BTreeSet<i64>,
+    ) -> Result<(), AuthError> {
         for compare in &txn.compare {
             self.check(asking.who, Access::Read, &compare.key, &compare.range_end)?;
         }
-        txn.success.iter().chain(&txn.failure).try_for_each(|op| self.check_op(asking, op))
+        txn.success.iter().chain(&txn.failure).try_for_each(|op| self.check_op(asking, op, leases))
     }
 
-    fn check_op(&self, asking: &Asking<'_>, op: &RequestOp) -> Result<(), AuthError> {
+    fn check_op(
+        &self,
+        asking: &Asking<'_>,
+        op: &RequestOp,
+        leases: &mut BTreeSet<i64>,
+    ) -> Result<(), AuthError> {
         match &op.request {
             Some(Request::RequestTxn(_)) if mutant::on(Mutant::S1) => Ok(()),
             Some(Request::RequestPut(put)) if mutant::on(Mutant::S1) => {
@@ -63,9 +86,12 @@ impl Auth {
             Some(Request::RequestRange(range)) => {
                 self.check(asking.who, Access::Read, &range.key, &range.range_end)
             }
-            Some(Request::RequestPut(put)) => self.check_put(asking, put),
+            Some(Request::RequestPut(put)) => {
+                leases.insert(put.lease);
+                self.check_key(asking, put)
+            }
             Some(Request::RequestDeleteRange(delete)) => self.check_delete(asking, delete),
-            Some(Request::RequestTxn(txn)) => self.check_txn(asking, txn),
+            Some(Request::RequestTxn(txn)) => self.check_ops(asking, txn, leases),
             None => Ok(()),
         }
     }

@@ -1,6 +1,7 @@
 //! Buckets in memory: the engine of unit tests and of the simulator.
 //!
-//! Behaves as `rocks` does, crash included: `crash` keeps the batches up to a chosen one, never fewer than were flushed.
+//! Behaves as `rocks` does, crash included: `crash` keeps the batches up to a chosen one, never fewer than were
+//! flushed.
 
 use std::{
     collections::BTreeMap,
@@ -204,6 +205,10 @@ impl Backend for Memory {
 
     fn fill(&self, bucket: Bucket) -> Result<Box<dyn Fill + '_>> {
         Ok(Box::new(Filling { memory: self, bucket, keys: Batch::default() }))
+    }
+
+    fn defragment(&self) -> Result<()> {
+        Ok(())
     }
 
     fn freeze(&self) -> Box<dyn Read + '_> {

@@ -15,9 +15,9 @@ use std::{
 };
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator,
-    FlushOptions, IngestExternalFileOptions, Options, ReadOptions, SnapshotWithThreadMode, SstFileWriter,
-    WriteBatch, WriteOptions, properties,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB, DBCompressionType,
+    DBRawIterator, FlushOptions, IngestExternalFileOptions, Options, ReadOptions, SnapshotWithThreadMode,
+    SstFileWriter, WriteBatch, WriteOptions, properties,
 };
 
 use super::{Backend, BackendError, Batch, Bucket, Cursor, Fill, Op, Read, Result, Visit};
@@ -36,11 +36,13 @@ pub struct Settings {
     pub block_cache_bytes: usize,
     /// Unflushed writes of all buckets together.
     pub write_buffer_bytes: usize,
+    /// Files open at a time.
+    pub open_files: usize,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { block_cache_bytes: 8 << 20, write_buffer_bytes: 8 << 20 }
+        Settings { block_cache_bytes: 8 << 20, write_buffer_bytes: 8 << 20, open_files: 512 }
     }
 }
 
@@ -108,7 +110,7 @@ fn options(settings: Settings) -> Options {
     options.set_max_background_jobs(2);
     options.set_keep_log_file_num(2);
     options.set_max_log_file_size(1 << 20);
-    options.set_max_open_files(512);
+    options.set_max_open_files(i32::try_from(settings.open_files).unwrap_or(i32::MAX));
     options.set_stats_dump_period_sec(0);
     options.set_bytes_per_sync(BYTES_PER_SYNC);
     // One thread writes.
@@ -309,8 +311,8 @@ impl Backend for Rocks {
         let mut last = self.db.raw_iterator_cf(family);
         last.seek_to_last();
         let last = last.key().map(<[u8]>::to_vec).unwrap_or_default();
-        // Whole files first, unless a frozen state may need them: RocksDB does not ask. One that begins now finds what was
-        // written before.
+        // Whole files first, unless a frozen state may need them: RocksDB does not ask. One that begins now finds what
+        // was written before.
         if self.frozen.load(Ordering::SeqCst) == 0 {
             self.db.delete_file_in_range_cf(family, &first, &last)?;
         }
@@ -326,6 +328,18 @@ impl Backend for Rocks {
         let dir = self.db.path().join(FILL_DIR);
         fs::create_dir(&dir).map_err(failed)?;
         Ok(Box::new(Filling { rocks: self, bucket, dir, written: Vec::new(), open: None }))
+    }
+
+    fn defragment(&self) -> Result<()> {
+        // Deletions take effect on files once they are in files.
+        self.flush()?;
+        let mut options = CompactOptions::default();
+        options.set_exclusive_manual_compaction(false);
+        for bucket in Bucket::ALL {
+            let (first, last) = (None::<&[u8]>, None::<&[u8]>);
+            self.db.compact_range_cf_opt(self.family(bucket), first, last, &options);
+        }
+        Ok(())
     }
 
     fn freeze(&self) -> Box<dyn Read + '_> {
@@ -429,6 +443,33 @@ mod tests {
         drop(frozen);
         rocks.clear(Bucket::Key).unwrap();
         assert_eq!(count(&*rocks), 0);
+    }
+
+    #[test]
+    fn the_space_of_what_was_deleted_comes_back() {
+        let home = tempfile::tempdir().unwrap();
+        let rocks = Rocks::open(home.path(), Settings::default()).unwrap();
+        // Bytes that cannot be compressed.
+        let mut state = 1_u64;
+        let value: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 56) as u8
+        })
+        .take(1 << 20)
+        .collect();
+        for key in 0..40_u64 {
+            let mut batch = Batch::default();
+            batch.put(Bucket::Key, &key.to_be_bytes(), &value);
+            rocks.write(&batch).unwrap();
+        }
+        let mut batch = Batch::default();
+        (1..40_u64).for_each(|key| batch.delete(Bucket::Key, &key.to_be_bytes()));
+        rocks.write(&batch).unwrap();
+        assert!(rocks.size_bytes() > 30 << 20, "{}", rocks.size_bytes());
+        rocks.defragment().unwrap();
+        assert!(rocks.size_bytes() < 4 << 20, "{}", rocks.size_bytes());
+        assert!(rocks.size_in_use_bytes() < 4 << 20, "{}", rocks.size_in_use_bytes());
+        assert_eq!(rocks.get(Bucket::Key, &0_u64.to_be_bytes()).unwrap().unwrap(), value);
     }
 
     #[test]

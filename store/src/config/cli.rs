@@ -14,7 +14,7 @@ use std::path::Path;
 
 use super::features::{Feature, FeatureGates};
 use super::flags::{self, EXPERIMENTAL, FLAGS, Flag, Kind};
-use super::{Config, ConfigError, file, usage};
+use super::{Config, ConfigError, cluster::EMPTY_CLUSTER, file, usage};
 
 const ENV_PREFIX: &str = "ETCD_";
 /// Read elsewhere, before the configuration.
@@ -244,7 +244,7 @@ impl Given {
             Kind::ConfigFile => self.config_file = value.into(),
             Kind::Version => self.version = flags::parse_bool(value).unwrap_or(false),
             Kind::Ignored => self.warnings.push(Warning::new("flag is no longer supported; ignored", source)),
-            Kind::NoEffect => {
+            Kind::NoEffect { switch } if !switch || flags::parse_bool(value) != Some(false) => {
                 self.warnings.push(Warning::new("flag has no effect in this server", source));
             }
             Kind::Gates(_) => {
@@ -272,6 +272,16 @@ impl Given {
             if let (true, Some(source)) = (is_deprecated(flag, old_name), self.values.get(old_name)) {
                 self.warnings.push(Warning::new("flag is deprecated", source));
             }
+        }
+        // A list that is given and empty is not the default.
+        if self.values.contains_key("initial-cluster")
+            && self.config.initial_cluster.is_empty()
+            && !self.config.discovery.is_asked_for()
+        {
+            self.config.initial_cluster = EMPTY_CLUSTER.into();
+        }
+        if self.values.contains_key("log-outputs") && self.config.log_outputs.is_empty() {
+            return invalid("couldn't open sink \"\": open : no such file or directory");
         }
         if self.values.contains_key("feature-gates") {
             self.check_gates_given_once()?;

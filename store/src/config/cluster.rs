@@ -9,6 +9,9 @@ use std::fmt;
 
 use super::{ConfigError, Url, refuse, url};
 
+/// How an initial cluster without members is written.
+pub const EMPTY_CLUSTER: &str = ",";
+
 /// Members in order of name, each with its URLs in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InitialCluster(BTreeMap<String, Vec<Url>>);

@@ -3,7 +3,8 @@
 //! Owns the mapping from keys to rows of the flag table and the types values must have in a file. A key that
 //! no setting has is reported and skipped, as etcd skips it; a value of the wrong type is an error. Called by
 //! `cli` only. Follows `server/embed/config.go` (`configYAML`): durations are integer nanoseconds, lists of
-//! URLs are comma-separated strings, an empty value leaves the default. Key names match in any case.
+//! URLs are comma-separated strings, an empty value leaves the default. Key names match in any case. Of several YAML
+//! documents the first one counts.
 
 #![expect(clippy::disallowed_methods, reason = "reads the configuration file")]
 
@@ -11,7 +12,9 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
+use serde::Deserialize as _;
 use serde_json::Value;
+use serde_yaml_ng::Deserializer;
 
 use super::flags::{self, FILE_ONLY, FLAGS, FileKey, Flag, Kind};
 use super::{ClusterState, Config, ConfigError, Warning, duration, open_failure, url};
@@ -32,8 +35,9 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Warning>), ConfigError> {
 pub fn parse(text: &str) -> Result<(Config, Vec<Warning>), ConfigError> {
     let mut config = Config::default();
     let mut warnings = Vec::new();
-    let root: Value =
-        serde_yaml_ng::from_str(text).map_err(|e| ConfigError(format!("not valid YAML: {e}")))?;
+    let mut documents = Deserializer::from_str(text.strip_prefix('\u{feff}').unwrap_or(text));
+    let root = documents.next().map_or(Ok(Value::Null), Value::deserialize);
+    let root = root.map_err(|e| ConfigError(format!("not valid YAML: {e}")))?;
     let settings = match root {
         Value::Null => return Ok((config, warnings)),
         Value::Object(settings) => settings,
@@ -54,10 +58,6 @@ fn read_section(
 ) -> Result<(), ConfigError> {
     for (key, value) in settings {
         let path = if section.is_empty() { key.clone() } else { format!("{section}.{key}") };
-        if let Value::Object(members) = value {
-            read_section(config, warnings, &path, members)?;
-            continue;
-        }
         let row = if section.is_empty() {
             FLAGS
                 .iter()
@@ -73,9 +73,24 @@ fn read_section(
             };
             FLAGS.iter().chain(FILE_ONLY).find(is_meant)
         };
-        set(config, warnings, row, &path, value)?;
+        match (row, value) {
+            (None, Value::Object(members)) => read_section(config, warnings, &path, members)?,
+            (None, Value::Null) if is_section(&path) => {}
+            (None, _) if is_section(&path) => return Err(unexpected(&path, "a section", value)),
+            _ => set(config, warnings, row, &path, value)?,
+        }
     }
     Ok(())
+}
+
+fn is_section(path: &str) -> bool {
+    let is_in =
+        |flag: &Flag| matches!(flag.file, FileKey::In { section, .. } if section.eq_ignore_ascii_case(path));
+    FLAGS.iter().chain(FILE_ONLY).any(is_in)
+}
+
+fn unexpected(key: &str, expected: &str, value: &Value) -> ConfigError {
+    ConfigError(format!("key {key}: expected {expected}, got {}", describe(value)))
 }
 
 fn set(
@@ -92,15 +107,14 @@ fn set(
     if value.is_null() {
         return Ok(());
     }
-    let expected =
-        |what: &str| Err(ConfigError(format!("key {key}: expected {what}, got {}", describe(value))));
+    let expected = |what: &str| Err(unexpected(key, what, value));
     let wrong = |why: String| ConfigError(format!("unexpected error setting up {key}: {why}"));
     match flag.kind {
-        Kind::Switch(field) => match value.as_bool() {
+        Kind::Switch(field) => match boolean(value) {
             Some(on) => *field(config) = on,
             None => return expected("true or false"),
         },
-        Kind::Gate(feature) => match value.as_bool() {
+        Kind::Gate(feature) => match boolean(value) {
             Some(on) => config.feature_gates.set(feature, on),
             None => return expected("true or false"),
         },
@@ -133,13 +147,16 @@ fn set(
             (None, Some(names)) => *field(config) = names,
             (None, None) => return expected("a list of strings"),
         },
-        Kind::NoEffect => {
-            warnings.push(Warning::new("key has no effect in this server", key));
-        }
-        Kind::Unsupported { feature, .. } => {
-            let text = match value {
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
+        Kind::NoEffect { switch } => match boolean(value) {
+            None if switch => return expected("true or false"),
+            Some(false) if switch => {}
+            _ => warnings.push(Warning::new("key has no effect in this server", key)),
+        },
+        Kind::Unsupported { switch, feature, .. } => {
+            let text = match (value, boolean(value)) {
+                (_, Some(on)) if switch => on.to_string(),
+                (Value::String(text), _) => text.clone(),
+                (other, _) => other.to_string(),
             };
             let empty = value.as_array().is_some_and(Vec::is_empty) || text == "0";
             if !empty && flag.unsupported(&text).is_some() {
@@ -152,6 +169,7 @@ fn set(
         | Kind::Urls(_)
         | Kind::Origins(_)
         | Kind::State(_)
+        | Kind::Choice(_)
         | Kind::Gates(_) => match value.as_str() {
             None => return expected("a string"),
             Some("") => {}
@@ -170,6 +188,15 @@ fn set_text(config: &mut Config, flag: &Flag, text: &str) -> Result<(), String> 
         }
         Kind::Urls(field) => url::parse_list(text).map(|urls| *field(config) = urls).map_err(|e| e.0),
         _ => flag.set(config, text),
+    }
+}
+
+/// Also in the words of YAML 1.1, which the parser leaves strings. It does not tell whether they were quoted.
+fn boolean(value: &Value) -> Option<bool> {
+    match value.as_str() {
+        Some("y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON") => Some(true),
+        Some("n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF") => Some(false),
+        _ => value.as_bool(),
     }
 }
 

@@ -66,6 +66,8 @@ pub enum Kind {
     /// As `Names`; the configuration file may also write it as a list.
     List(Field<Vec<String>>),
     State(Field<ClusterState>),
+    /// One of these words, whichever: it is for a part this server does not have.
+    Choice(&'static [&'static str]),
     Gates(Field<FeatureGates>),
     /// A switch of earlier versions that is a feature gate today.
     Gate(Feature),
@@ -73,8 +75,10 @@ pub enum Kind {
     Version,
     /// Switches of etcd 0.x that etcd itself still skips.
     Ignored,
-    /// Tunes a part this server does not have.
-    NoEffect,
+    /// Tunes a part this server does not have, or switches it on.
+    NoEffect {
+        switch: bool,
+    },
     /// The values that leave the feature off are accepted.
     Unsupported {
         switch: bool,
@@ -148,6 +152,7 @@ impl Flag {
                 | Kind::Gate(_)
                 | Kind::Version
                 | Kind::Ignored
+                | Kind::NoEffect { switch: true }
                 | Kind::Unsupported { switch: true, .. }
         )
     }
@@ -188,20 +193,23 @@ impl Flag {
             Kind::Urls(field) => *field(config) = url::parse_list(value).map_err(|e| e.0)?,
             Kind::Origins(field) => *field(config) = parse_origins(value)?,
             Kind::Names(field) | Kind::List(field) => *field(config) = split_names(value),
+            Kind::Choice(words) => {
+                words.iter().find(|word| **word == value).ok_or(INVALID_VALUE)?;
+            }
             Kind::State(field) => {
                 *field(config) = [ClusterState::New, ClusterState::Existing]
                     .into_iter()
                     .find(|state| state.as_str() == value)
-                    .ok_or("invalid value")?;
+                    .ok_or(INVALID_VALUE)?;
             }
             Kind::Gates(field) => field(config).apply(value).map_err(|e| e.0)?,
             Kind::Gate(feature) => {
                 config.feature_gates.set(feature, parse_bool(value).ok_or(PARSE_ERROR)?);
             }
-            Kind::Version | Kind::Unsupported { switch: true, .. } => {
+            Kind::Version | Kind::NoEffect { switch: true } | Kind::Unsupported { switch: true, .. } => {
                 parse_bool(value).ok_or(PARSE_ERROR)?;
             }
-            Kind::ConfigFile | Kind::Ignored | Kind::NoEffect | Kind::Unsupported { .. } => {}
+            Kind::ConfigFile | Kind::Ignored | Kind::NoEffect { .. } | Kind::Unsupported { .. } => {}
         }
         Ok(())
     }
@@ -225,13 +233,16 @@ impl Flag {
             Kind::Gate(feature) => config.feature_gates.enabled(feature).to_string(),
             Kind::Gates(_) | Kind::ConfigFile => String::new(),
             Kind::Version => "false".into(),
-            Kind::Ignored | Kind::NoEffect | Kind::Unsupported { .. } => return None,
+            Kind::Choice(_) | Kind::Ignored | Kind::NoEffect { .. } | Kind::Unsupported { .. } => {
+                return None;
+            }
         })
     }
 }
 
 pub const EXPERIMENTAL: &str = "experimental-";
 const PARSE_ERROR: &str = "parse error";
+const INVALID_VALUE: &str = "invalid value";
 const OUT_OF_RANGE: &str = "value out of range";
 
 pub fn parse_bool(text: &str) -> Option<bool> {

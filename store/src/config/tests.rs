@@ -127,6 +127,7 @@ fn unreadable_command_lines_exit_with_2() {
         (&["--pre-vote=tRUE"], "invalid boolean value \"tRUE\" for -pre-vote: parse error"),
         (&["--pre-vote="], "invalid boolean value \"\" for -pre-vote: parse error"),
         (&["--auto-tls="], "invalid boolean value \"\" for -auto-tls: parse error"),
+        (&["--enable-pprof=foo"], "invalid boolean value \"foo\" for -enable-pprof: parse error"),
         (&["--heartbeat-interval", "-1"], "invalid value \"-1\" for flag -heartbeat-interval: parse error"),
         (&["--election-timeout", "abc"], "invalid value \"abc\" for flag -election-timeout: parse error"),
         (
@@ -137,6 +138,8 @@ fn unreadable_command_lines_exit_with_2() {
             &["--grpc-keepalive-min-time", "5"],
             "invalid value \"5\" for flag -grpc-keepalive-min-time: parse error",
         ),
+        (&["--discovery-fallback=foo"], "invalid value \"foo\" for flag -discovery-fallback: invalid value"),
+        (&["--discovery-fallback="], "invalid value \"\" for flag -discovery-fallback: invalid value"),
         (
             &["--initial-cluster-state", "foo"],
             "invalid value \"foo\" for flag -initial-cluster-state: invalid value",
@@ -212,6 +215,8 @@ fn invalid_settings_exit_with_1() {
         (&["--logger", "capnslog"], "--logger=capnslog is removed in v3.5"),
         (&["--log-level", "foo"], "unrecognized level: \"foo\""),
         (&["--log-outputs", "stderr,default"], "multi logoutput for \"default\" is not supported yet"),
+        (&["--log-outputs="], "couldn't open sink \"\": open : no such file or directory"),
+        (&["--log-outputs=,"], "couldn't open sink \"\": open : no such file or directory"),
         (&["--metrics", "foo"], "unknown metrics level \"foo\": use basic or extensive"),
         (
             &["--feature-gates", "LeaseCheckpointPersist=true"],
@@ -247,6 +252,15 @@ fn initial_cluster_is_checked_when_asked_for() {
     );
     let derived = config(&with_addresses(&["--name", "n"])).initial_cluster().unwrap();
     assert_eq!(derived.to_string(), "n=http://127.0.0.1:2");
+    let none = config(&with_addresses(&["--initial-cluster="])).initial_cluster().unwrap();
+    assert_eq!(
+        none.verify("default").unwrap_err().0,
+        "couldn't find local name \"default\" in the initial cluster configuration"
+    );
+    // Empty variables are none, and what is looked up is not given.
+    let (config, _) = run(&[], &[("ETCD_INITIAL_CLUSTER", ""), ("ETCD_LOG_OUTPUTS", "")]);
+    assert_eq!(config, Config::default());
+    assert_eq!(self::config(&["--initial-cluster=", "--discovery-srv=example.com"]).initial_cluster, "");
 }
 
 #[test]
@@ -292,11 +306,18 @@ fn harmless_values_of_missing_features_pass() {
             "--max-snapshots",
             "5",
             "--snapshot",
+            "--enable-grpc-gateway=true",
+            "--enable-pprof",
+            "--backend-bbolt-freelist-type=map",
         ],
         &[],
     );
     assert!(has(&warnings, "no effect", "--max-snapshots"), "{warnings:?}");
     assert!(has(&warnings, "no longer supported", "--snapshot"), "{warnings:?}");
+    assert!(has(&warnings, "no effect", "--enable-grpc-gateway"), "{warnings:?}");
+    assert!(has(&warnings, "no effect", "--enable-pprof"), "{warnings:?}");
+    let (_, warnings) = run(&["--enable-grpc-gateway=false", "--enable-pprof=false"], &[]);
+    assert!(!warnings.iter().any(|it| it.message.contains("no effect")), "{warnings:?}");
 }
 
 #[test]
@@ -438,6 +459,17 @@ fn one_setting_is_not_given_twice() {
     );
 }
 
+/// etcd
+#[test]
+fn no_snapshot_count_is_the_default() {
+    let (config, warnings) = run(&["--snapshot-count=0"], &[]);
+    assert_eq!(config.snapshot_entries(), 10_000);
+    assert!(has(&warnings, "updating snapshot-count to default", "--snapshot-count=10000"), "{warnings:?}");
+    let (config, warnings) = run(&["--snapshot-count=7"], &[]);
+    assert_eq!(config.snapshot_entries(), 7);
+    assert!(!warnings.iter().any(|it| it.message.contains("snapshot-count")), "{warnings:?}");
+}
+
 #[test]
 fn raft_timeouts_are_raised() {
     let (config, warnings) = run(&["--raft-read-timeout=1s", "--raft-write-timeout=6s"], &[]);
@@ -516,9 +548,56 @@ discovery-config: {token: '', client: {dial-timeout: 1, secure: {insecure-transp
     assert_eq!(from_file("").unwrap().0, Config::default());
 }
 
+/// etcd, but that it does not take words in quotes
+#[test]
+fn booleans_are_those_of_yaml_1_1() {
+    for (word, on) in [
+        ("yes", true),
+        ("On", true),
+        ("Y", true),
+        ("TRUE", true),
+        ("no", false),
+        ("OFF", false),
+        ("n", false),
+    ] {
+        let (config, _) = from_file(&format!("pre-vote: {word}\nmemory-mlock: off\n")).unwrap();
+        assert_eq!(config.pre_vote, on, "{word}");
+    }
+    for word in ["yEs", "tRUE", "1", "'true'"] {
+        assert!(from_file(&format!("pre-vote: {word}")).is_err(), "{word}");
+    }
+    let (_, warnings) = from_file("enable-grpc-gateway: true\nenable-pprof: no").unwrap();
+    assert!(has(&warnings, "no effect", "enable-grpc-gateway"), "{warnings:?}");
+    assert!(!has(&warnings, "no effect", "enable-pprof"), "{warnings:?}");
+}
+
+/// etcd
+#[test]
+fn the_first_document_of_a_file_counts() {
+    for text in ["\u{feff}name: a", "name: a\n---\nname: b", "---\nname: a\n...\n---\n: : bad"] {
+        assert_eq!(from_file(text).unwrap().0.name, "a", "{text}");
+    }
+    assert_eq!(from_file("---\n---\nname: b").unwrap().0, Config::default());
+}
+
+#[test]
+fn sections_may_be_empty() {
+    let (config, warnings) =
+        from_file("client-transport-security:\ndiscovery-config: {client: {secure: }}\nx:").unwrap();
+    assert_eq!(config, Config::default());
+    assert_eq!(warnings.iter().filter(|it| it.message.contains("unknown key")).count(), 1, "{warnings:?}");
+}
+
 #[test]
 fn wrong_files_are_refused() {
     for (text, error) in [
+        (
+            "client-transport-security: foo",
+            "key client-transport-security: expected a section, got the string \"foo\"",
+        ),
+        ("discovery-config: {client: [a]}", "key discovery-config.client: expected a section, got a list"),
+        ("name: {a: 1}", "key name: expected a string, got a section"),
+        ("pre-vote: 'maybe'", "key pre-vote: expected true or false, got the string \"maybe\""),
         (
             "heartbeat-interval: abc",
             "key heartbeat-interval: expected a whole number from 0, got the string \"abc\"",
@@ -590,4 +669,12 @@ fn help_and_version_print() {
     }
     assert_eq!(refusal(&["--version", "x"], &[]), (1, "'x' is not a valid flag".into()));
     assert!(matches!(parse(&["--version=false"], &[]), Ok(Command::Run { .. })));
+}
+
+#[test]
+fn errors_of_the_system_are_worded_as_in_go() {
+    let worded = |number| open_failure("a", &std::io::Error::from_raw_os_error(number));
+    assert_eq!(worded(libc::ENOENT), "open a: no such file or directory");
+    assert_eq!(worded(libc::EADDRINUSE), "open a: address already in use");
+    assert_eq!(open_failure("a", &std::io::Error::other("Odd (os error 1)")), "open a: Odd (os error 1)");
 }

@@ -45,7 +45,7 @@ pub fn full() -> String {
     for (name, on) in FeatureGates::default().iter() {
         text += &format!("  {name} '{on}'\n");
     }
-    let tuning = FLAGS.iter().filter(|flag| matches!(flag.kind, Kind::NoEffect));
+    let tuning = FLAGS.iter().filter(|flag| matches!(flag.kind, Kind::NoEffect { .. }));
     let without_effect: Vec<String> = tuning.map(|flag| format!("--{}", flag.name)).collect();
     text += "\nAccepted without effect:\n";
     text + &wrap("", &without_effect)

@@ -1,9 +1,9 @@
 //! Stories of the lessor (`testdata/*.txt`), a model test of its replicated part and of "never early", and
 //! the cost of a million leases. Story commands, `at MS` setting the time of all that follow:
 //! `lessor [min=S] [checkpoint=MS] [retry=MS]`, `grant ID TTL`, `revoke ID`, `attach ID KEY...`,
-//! `detach KEY...`, `checkpoint ID S [persist]`, `promote EXTEND`, `demote`, `renew ID`, `ttl ID`,
-//! `expired LIMIT`, `checkpoints LIMIT`, `keys ID`, `list`, `changes`, `restore` (from its own snapshot,
-//! keys lost), `snapshot`, `stats`.
+//! `detach KEY...`, `checkpoint ID S [persist]`, `noted ID`, `cleared ID NUMBER`, `promote EXTEND`, `demote`,
+//! `renew ID`, `ttl ID`, `expired LIMIT`, `checkpoints LIMIT`, `keys ID`, `list`, `changes`, `restore` (from
+//! its own snapshot, keys lost), `snapshot`, `stats`.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -54,6 +54,8 @@ impl Runner {
             }
             "detach" => words.iter().for_each(|key| lessor.detach(key.as_bytes())),
             "checkpoint" => lessor.checkpoint(id(), number(1), words.contains(&"persist"), now),
+            "noted" => return format!("{}\n", lessor.noted(id())),
+            "cleared" => lessor.cleared(id(), number(1) as u64),
             "promote" => lessor.promote(now, number(0) as u64),
             "demote" => lessor.demote(),
             "renew" => return format!("{:?}", lessor.renew(id(), now)),

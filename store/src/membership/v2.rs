@@ -51,6 +51,32 @@ impl Attributes {
     }
 }
 
+/// Why data of a stock etcd are not taken over. etcd 3.6 refuses with these words, too.
+pub const ILLEGAL_CONTENT: &str = "illegal v2store content: keys or users of the v2 API, which would be lost; \
+     keep etcd 3.5 until they are moved to v3, or are deleted there and --snapshot-count entries have followed";
+
+/// Whether a v2 store holds more than the members. What cannot be read may.
+pub fn holds_more_than_members(store: &[u8]) -> bool {
+    holds_beside(store, &["0"]).unwrap_or(true)
+}
+
+/// Whether a v2 store has nodes in any directory but these. From 3.7 on, and where there was nothing to keep, there is
+/// no store.
+pub fn holds_beside(store: &[u8], directories: &[&str]) -> serde_json::Result<bool> {
+    if store.is_empty() {
+        return Ok(false);
+    }
+    let store: Value = serde_json::from_slice(store)?;
+    let top = store["Root"]["Children"].as_object().into_iter().flatten();
+    let has_children = |node: &Value| node["Children"].as_object().is_some_and(|it| !it.is_empty());
+    Ok(top.filter(|(name, _)| !directories.contains(&name.as_str())).any(|(_, node)| has_children(node)))
+}
+
+/// Whether an operation writes more than that.
+pub fn writes_more_than_members(request: &pb::Request) -> bool {
+    matches!(request.method.as_str(), "PUT" | "POST") && !request.path.starts_with("/0/")
+}
+
 impl Membership {
     /// As the store is at raft index `index`.
     pub fn to_v2_store(&self, index: u64) -> String {
@@ -121,5 +147,29 @@ mod tests {
         assert_eq!(found, BTreeMap::from([(0x1f, Attributes { name: "m".into(), client_urls })]));
         assert!(Attributes::of_v2_store(b"").is_empty());
         assert!(Attributes::of_v2_store(b"[1]").is_empty());
+        assert!(!holds_more_than_members(store.as_bytes()));
+    }
+
+    #[test]
+    fn keys_and_users_of_the_v2_api_are_more_than_members() {
+        let store = |top: Value| json!({ "Root": { "Children": top }, "CurrentVersion": 2 }).to_string();
+        let dir = |children: Value| json!({ "Path": "/1", "Value": "", "Children": children });
+        let file = json!({ "Value": "1", "Children": null });
+        let holds = |top| holds_more_than_members(store(top).as_bytes());
+        assert!(!holds(json!({ "0": dir(json!({ "version": file })), "1": dir(json!({})) })));
+        assert!(!holds(json!({ "1": dir(Value::Null) })));
+        assert!(holds(json!({ "1": dir(json!({ "a": file })) })));
+        assert!(holds(json!({ "2": dir(json!({ "users": dir(json!({})) })) })));
+        // Newer members send none.
+        assert!(!holds_more_than_members(b""));
+        assert!(holds_more_than_members(b"{"));
+
+        let writes = |method: &str, path: &str| {
+            let (method, path) = (method.into(), path.into());
+            writes_more_than_members(&pb::Request { method, path, ..Default::default() })
+        };
+        assert!(writes("PUT", "/1/a") && writes("POST", "/1") && writes("PUT", "/2/enabled"));
+        assert!(!writes("PUT", "/0/members/8e9e05c52164694d/attributes") && !writes("PUT", "/0/version"));
+        assert!(!writes("DELETE", "/1/a") && !writes("SYNC", "") && !writes("", "/1/a"));
     }
 }

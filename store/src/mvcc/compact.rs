@@ -57,8 +57,7 @@ impl Compaction {
                 }
                 _ => is_newest(&mut *cursor, key, *revision, self.floor)?,
             };
-            let drops_floor = mutant::on(Mutant::A10) || mutant::on(Mutant::A11);
-            let keep = newest && (!tombstone || (revision.main == self.floor && !drops_floor));
+            let keep = newest && (!tombstone || (revision.main == self.floor && !mutant::on(Mutant::A10)));
             if !keep {
                 batch.delete(Bucket::Key, &revision.encode(*tombstone));
             }

@@ -25,8 +25,8 @@ pub struct Event {
     pub is_create: bool,
     /// The encoded `mvccpb.Event` without `prev_kv`.
     pub body: Bytes,
-    /// The encoded `mvccpb.KeyValue` of before the change's transaction. In a published block absent for creations and where
-    /// nobody wanted it (watchers that do are then served from history); in a load absent if compacted.
+    /// The encoded `mvccpb.KeyValue` of before the change's transaction. In a published block absent for creations and
+    /// where nobody wanted it (watchers that do are then served from history); in a load absent if compacted.
     pub prev: Option<Bytes>,
 }
 

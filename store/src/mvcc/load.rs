@@ -49,9 +49,13 @@ pub fn load(backend: &(impl Read + ?Sized), saved: Option<(i64, Tree)>) -> Resul
         }
     }
     let compact_revision = finished.max(scheduled);
+    let revision = match mutant::on(Mutant::A11) {
+        true => root.range(KeyRange::ALL).map(|entry| entry.mod_revision()).max().unwrap_or(0),
+        false => newest.max(compact_revision),
+    };
     Ok(Loaded {
         tree,
-        revision: if mutant::on(Mutant::A11) { newest } else { newest.max(compact_revision) }.max(1),
+        revision: revision.max(1),
         compact_revision,
         unfinished_compaction: (scheduled > finished).then_some(scheduled),
         attached,

@@ -2,10 +2,11 @@
 //!
 //! Per batch of entries: apply all, give watchers their block, publish the view or call it stale, answer the proposers,
 //! send the batch to the backend. In that order: who was answered finds the write in the view, and a watcher created
-//! after an answer does not get that write as an event. It never waits for the backend, but for two rare cases: a read of the past
-//! inside a write transaction, and a received snapshot.
+//! after an answer does not get that write as an event. It never waits for the backend, but for two rare cases: a read
+//! of the past inside a write transaction, and a received snapshot.
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
@@ -107,6 +108,15 @@ pub struct Published {
     pub lease_stats: Mutex<lease::Stats>,
 }
 
+/// A renewal that the next leader may not know of.
+pub struct Clearing {
+    lease: i64,
+    /// The checkpoint that is cleared (`Lessor::noted`).
+    noted: u64,
+    renewal: Renewal,
+    answer: oneshot::Sender<Renewal>,
+}
+
 /// Who must hear of membership changes at once.
 pub trait MemberChanges: Send {
     fn changed(&self, change: &Change);
@@ -160,6 +170,8 @@ pub struct ApplyLoop {
     pub inboxes: Vec<Arc<Inbox>>,
     pub reads: Vec<(u64, Vec<oneshot::Sender<()>>)>,
     pub waiting_renewals: Vec<(i64, oneshot::Sender<Renewal>)>,
+    /// Renewals that hold once their clearing of a checkpoint is applied, by its request.
+    pub clearing_renewals: HashMap<u64, Clearing>,
     /// Index and bytes written since the last checkpoint.
     pub checkpointed: u64,
     pub bytes_since_checkpoint: u64,
@@ -260,6 +272,13 @@ impl ApplyLoop {
             if let Some(observer) = &self.observer {
                 let revisions = (before, self.applier.store.revision());
                 observer.applied(entry, applied.id, &applied.result, revisions, &self.applier);
+            }
+            if !self.clearing_renewals.is_empty()
+                && let Some(clearing) = self.clearing_renewals.remove(&applied.id)
+            {
+                self.applier.lessor.cleared(clearing.lease, clearing.noted);
+                let exists = self.applier.lessor.exists(clearing.lease);
+                let _ = clearing.answer.send(if exists { clearing.renewal } else { Renewal::NotFound });
             }
             if applied.id != 0 {
                 answers.push((applied.id, applied.result));
@@ -435,6 +454,10 @@ impl ApplyLoop {
             return;
         }
         self.leads = term;
+        // What was proposed in another term may be dropped.
+        for (_, clearing) in self.clearing_renewals.drain() {
+            let _ = clearing.answer.send(Renewal::NotLeader);
+        }
         if term.is_some() {
             let now_ms = self.clock.elapsed_ms();
             self.applier.lessor.promote(now_ms, self.election_timeout_ms);
@@ -451,14 +474,16 @@ impl ApplyLoop {
         match query {
             LeaseQuery::Renew { id, answer } => {
                 let renewal = self.applier.lessor.renew(id, self.applier.next_ms());
-                if let Renewal::Renewed { clear_checkpoint: true, .. } = renewal {
-                    let checkpoints = vec![pb::LeaseCheckpoint { id, remaining_ttl: 0 }];
-                    self.propose(None, &pb::LeaseCheckpointRequest { checkpoints });
-                }
-                if renewal == Renewal::Expired {
-                    self.waiting_renewals.push((id, answer));
-                } else {
-                    let _ = answer.send(renewal);
+                match renewal {
+                    Renewal::Renewed { clear_checkpoint: true, .. } => {
+                        let checkpoints = vec![pb::LeaseCheckpoint { id, remaining_ttl: 0 }];
+                        let request = self.propose(None, &pb::LeaseCheckpointRequest { checkpoints });
+                        let noted = self.applier.lessor.noted(id);
+                        let clearing = Clearing { lease: id, noted, renewal, answer };
+                        self.clearing_renewals.insert(request, clearing);
+                    }
+                    Renewal::Expired => self.waiting_renewals.push((id, answer)),
+                    _ => drop(answer.send(renewal)),
                 }
             }
             LeaseQuery::TimeToLive { id, keys, answer } => {
@@ -479,6 +504,7 @@ impl ApplyLoop {
 
     /// Renewals of expired leases are over when the lease is.
     fn answer_renewals(&mut self) {
+        self.clearing_renewals.retain(|_, clearing| !clearing.answer.is_closed());
         let lessor = &self.applier.lessor;
         for (_, answer) in
             self.waiting_renewals.extract_if(.., |(id, answer)| answer.is_closed() || !lessor.exists(*id))
@@ -512,9 +538,10 @@ impl ApplyLoop {
         }
     }
 
-    /// Proposes what only the leader may, and nobody waits for.
-    fn propose(&self, who: Option<&Identity>, operation: &impl Operation) {
-        let data = proposal::encode(self.ids.next(), who, operation);
+    /// Proposes what only the leader may, under the request's ID that it returns.
+    fn propose(&self, who: Option<&Identity>, operation: &impl Operation) -> u64 {
+        let id = self.ids.next();
+        let data = proposal::encode(id, who, operation);
         let entry = raftpb::Entry { data: Some(data.into()), ..Default::default() };
         // A deposed leader's view of time must not end leases that the next one has extended.
         if let Some(term) = self.leads {
@@ -523,6 +550,7 @@ impl ApplyLoop {
                 false => raft_loop::Input::ProposeInTerm { term, entry },
             });
         }
+        id
     }
 
     /// Replaces the whole state by a received snapshot.

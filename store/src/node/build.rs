@@ -1,9 +1,11 @@
 //! Puts a member together: the node that requests meet, and the parts that do the work.
 //!
 //! What the parts share and the ends of their inboxes come first (`Joints`), as the way to the peers is built around
-//! them; `build` then makes the parts. Nothing runs here: the server gives each part a thread, the simulator turns them.
+//! them; `build` then makes the parts. Nothing runs here: the server gives each part a thread, the simulator turns
+//! them.
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
@@ -215,6 +217,7 @@ pub fn build(
         max_message_bytes: MAX_MESSAGE_BYTES,
         max_inflight_messages: MAX_INFLIGHT_MESSAGES,
         max_waiting_bytes: MAX_WAITING_BYTES,
+        max_waiting_ticks: config.request_timeout().as_millis() as u64 / config.heartbeat_interval_ms.max(1),
         applied: applied.index,
     };
     let mut driver = Driver::new(&settings, log, random)?;
@@ -269,6 +272,7 @@ pub fn build(
         clock: clock.clone(),
         started_unix_ms: joints.unix_ms,
         snapshots: Arc::new(tokio::sync::Semaphore::new(super::MAX_SNAPSHOTS)),
+        defragmenting: Arc::default(),
     });
     let tick = Duration::from_millis(config.heartbeat_interval_ms);
     let mut raft = RaftLoop {
@@ -285,7 +289,7 @@ pub fn build(
         next_tick: clock.now() + tick,
         retention: Retention::new(
             config.snapshot_catchup_entries,
-            config.snapshot_count,
+            config.snapshot_entries(),
             MAX_LOG_BYTES,
             INSTALL_LIMIT.as_millis().div_ceil(tick.as_millis().max(1)) as u64,
         ),
@@ -312,6 +316,7 @@ pub fn build(
         fatal: fatal.clone(),
         metrics: metrics.clone(),
         no_fsync: config.unsafe_no_fsync,
+        prepares: true,
     };
     let apply = ApplyLoop {
         applier,
@@ -337,13 +342,14 @@ pub fn build(
         election_timeout_ms: config.election_timeout_ms,
         lease_config,
         token_ttl: config.simple_token_ttl(),
-        checkpoint_entries: config.snapshot_count,
+        checkpoint_entries: config.snapshot_entries(),
         checkpoint_bytes: CHECKPOINT_BYTES,
         value_cache_bytes: config.value_cache_budget_bytes(),
         slow_apply: config.warning_apply_duration,
         inboxes: Vec::new(),
         reads: Vec::new(),
         waiting_renewals: Vec::new(),
+        clearing_renewals: HashMap::new(),
         checkpointed: applied.index,
         bytes_since_checkpoint: 0,
         tree_saved,

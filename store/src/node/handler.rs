@@ -7,7 +7,7 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use prost::Message;
@@ -15,13 +15,15 @@ use proto::{etcdserverpb as pb, leasepb, raftpb};
 use tokio::io::AsyncWriteExt;
 
 use super::{
-    Node, RequestError, apply_loop::received_path, mailbox::Sender, raft_loop, reconfigure, snapshot,
+    Node, RequestError, apply_loop::received_path, caller::Caller, mailbox::Sender, raft_loop, reconfigure,
+    snapshot,
 };
 use crate::{
     apply::ApplyError,
+    auth::AuthError,
     config,
     lease::TimeToLive,
-    membership::{ChangeError, Member},
+    membership::{ChangeError, Member, v2},
     peer::{self, Body, BoxError, BoxFuture, snapshot::SnapshotStream},
     raft::driver::Event,
 };
@@ -31,6 +33,11 @@ const MAX_WAITING_MESSAGES: usize = 4096;
 const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(2);
 /// Bodies of requests between members.
 const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// Names the cluster, in a question the one that is meant.
+pub(super) const CLUSTER_ID: &str = "x-etcd-cluster-id";
+pub(super) const HASH_KV: &str = "/members/hashkv";
+const PROMOTE: &str = "/members/promote/";
 
 pub struct PeerHandler {
     pub raft: Sender<raft_loop::Input>,
@@ -84,21 +91,28 @@ impl PeerHandler {
         };
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
+        let headers = request.headers().clone();
+        if method == Method::GET && path == HASH_KV && is_for_another(&headers, node.cluster_id) {
+            return text(StatusCode::PRECONDITION_FAILED, "cluster ID mismatch").map(peer::client::full);
+        }
         let body = match Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await {
             Ok(body) => body.to_bytes(),
             Err(_) => return text(StatusCode::BAD_REQUEST, "error reading body").map(peer::client::full),
         };
-        serve(&node, &method, &path, body).await.map(peer::client::full)
+        serve(&node, &method, &path, &headers, body).await.map(peer::client::full)
     }
 }
 
 /// What members do for each other besides raft.
-pub async fn serve(node: &Node, method: &Method, path: &str, body: Bytes) -> Response<Bytes> {
-    if let Some(id) = path.strip_prefix("/members/promote/") {
-        return match *method {
-            Method::POST => identified(node, promote(node, id).await),
-            _ => text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
-        };
+pub async fn serve(
+    node: &Node,
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Response<Bytes> {
+    if let (&Method::POST, Some(id)) = (method, path.strip_prefix(PROMOTE)) {
+        return identified(node, promote(node, id, headers).await);
     }
     match (method, path) {
         (&Method::GET, "/members") => {
@@ -106,22 +120,39 @@ pub async fn serve(node: &Node, method: &Method, path: &str, body: Bytes) -> Res
             identified(node, members_json(membership.members()))
         }
         (&Method::GET, "/version") => typed(StatusCode::OK, "application/json", version_json(node)),
-        (&Method::GET, "/downgrade/enabled") => match node.read_index().await {
-            Ok(()) => {
-                let enabled = node.published.membership.load().downgrade().is_some();
-                typed(StatusCode::OK, "text/plain", enabled.to_string())
-            }
-            Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "etcdserver: request timed out"),
-        },
+        (&Method::GET, "/downgrade/enabled") => identified(node, downgrade_enabled(node).await),
         (&Method::POST, "/leases") => renew(node, body).await,
         (&Method::POST, "/leases/internal") => time_to_live(node, body).await,
-        (&Method::GET, "/members/hashkv") => hash_kv(node, &body).await,
-        (
-            _,
-            "/members" | "/version" | "/leases" | "/leases/internal" | "/members/hashkv"
-            | "/downgrade/enabled",
-        ) => text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed"),
-        _ => text(StatusCode::NOT_FOUND, "404 page not found"),
+        (&Method::GET, HASH_KV) => hash_kv(node, &body).await,
+        _ => unserved(path),
+    }
+}
+
+/// The answer where the method is a wrong one, or the path is.
+fn unserved(path: &str) -> Response<Bytes> {
+    let allowed = match path {
+        "/members" | "/version" | "/downgrade/enabled" | HASH_KV => "GET",
+        "/leases" | "/leases/internal" => "POST",
+        _ if path.starts_with(PROMOTE) => "POST",
+        _ => return text(StatusCode::NOT_FOUND, "404 page not found"),
+    };
+    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
+/// Whether a request names a cluster, and not this one.
+fn is_for_another(headers: &HeaderMap, cluster_id: u64) -> bool {
+    headers.get(CLUSTER_ID).is_some_and(|id| !id.is_empty() && *id != format!("{cluster_id:x}"))
+}
+
+async fn downgrade_enabled(node: &Node) -> Response<Bytes> {
+    match node.read_index().await {
+        Ok(()) => {
+            let enabled = node.published.membership.load().downgrade().is_some();
+            typed(StatusCode::OK, "text/plain", enabled.to_string())
+        }
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "etcdserver: request timed out"),
     }
 }
 
@@ -134,23 +165,35 @@ fn members_json<'a>(members: impl Iterator<Item = &'a Member>) -> Response<Bytes
 /// Names the cluster: whoever asks may have come to the wrong one.
 fn identified(node: &Node, mut response: Response<Bytes>) -> Response<Bytes> {
     let id = format!("{:x}", node.cluster_id).parse().expect("hex is a header value");
-    response.headers_mut().insert("x-etcd-cluster-id", id);
+    response.headers_mut().insert(CLUSTER_ID, id);
     response
 }
 
-async fn promote(node: &Node, id: &str) -> Response<Bytes> {
+/// Asked by another member for a client, whose token it passes on; a certificate here is the member's own. To stock
+/// members the statuses 401 and 403 are like any but 404 and 412: they ask until their client gives up.
+async fn promote(node: &Node, id: &str, headers: &HeaderMap) -> Response<Bytes> {
     use reconfigure::{NOT_FOUND_TEXT, NOT_LEARNER_TEXT, NOT_READY_TEXT};
     let Ok(number) = id.parse() else {
         return text(StatusCode::NOT_FOUND, &format!("member {id} not found in cluster"));
     };
     let change_error = |error| Err(RequestError::Apply(ApplyError::Membership(error)));
-    match node.member_promote_here(number).await {
+    let promoted = async {
+        Caller::of(None, headers).permit_root(node).await?;
+        node.member_promote_here(number).await
+    };
+    match promoted.await {
         Ok(_) => members_json(node.published.membership.load().members()),
         refused if refused == change_error(ChangeError::IdNotFound) => {
             text(StatusCode::NOT_FOUND, NOT_FOUND_TEXT)
         }
         refused if refused == change_error(ChangeError::NotLearner) => {
             text(StatusCode::PRECONDITION_FAILED, NOT_LEARNER_TEXT)
+        }
+        Err(RequestError::Apply(ApplyError::Auth(AuthError::InvalidToken))) => {
+            text(StatusCode::UNAUTHORIZED, "auth: invalid auth token")
+        }
+        Err(RequestError::Apply(ApplyError::Auth(_))) => {
+            text(StatusCode::FORBIDDEN, "auth: permission denied")
         }
         Err(RequestError::LearnerNotReady) => text(StatusCode::PRECONDITION_FAILED, NOT_READY_TEXT),
         Err(RequestError::Timeout) => text(StatusCode::REQUEST_TIMEOUT, "etcdserver: request timed out"),
@@ -217,13 +260,12 @@ async fn hash_kv(node: &Node, body: &[u8]) -> Response<Bytes> {
         return text(StatusCode::BAD_REQUEST, "error unmarshalling request");
     };
     match node.hash_kv(wanted.revision).await {
-        Ok((hash, compact_revision, revision, hash_revision)) => typed(
-            StatusCode::OK,
-            "application/json",
-            format!(
+        Ok((hash, compact_revision, revision, hash_revision)) => {
+            let json = format!(
                 r#"{{"header":{{"revision":{revision}}},"hash":{hash},"compact_revision":{compact_revision},"hash_revision":{hash_revision}}}"#
-            ),
-        ),
+            );
+            identified(node, typed(StatusCode::OK, "application/json", json))
+        }
         Err(RequestError::Apply(ApplyError::Mvcc(error))) => {
             text(StatusCode::BAD_REQUEST, &error.to_string())
         }
@@ -236,8 +278,11 @@ fn typed(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>)
     response.expect("constant headers are valid")
 }
 
+/// A refusal as Go's `http.Error` writes it.
 fn text(status: StatusCode, text: &str) -> Response<Bytes> {
-    typed(status, "text/plain; charset=utf-8", format!("{text}\n"))
+    let mut response = typed(status, "text/plain; charset=utf-8", format!("{text}\n"));
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 fn proto_body(message: &impl Message) -> Response<Bytes> {
@@ -286,6 +331,15 @@ impl peer::Handler for PeerHandler {
         database: SnapshotStream,
     ) -> BoxFuture<'_, Result<(), BoxError>> {
         Box::pin(async move {
+            // Whoever took it over could lead, and send those that have the data a state without them.
+            if v2::holds_more_than_members(message.snapshot.data.as_deref().unwrap_or_default()) {
+                tracing::error!(
+                    from = format!("{:x}", message.from),
+                    "refused a snapshot: {}",
+                    v2::ILLEGAL_CONTENT
+                );
+                return Err(v2::ILLEGAL_CONTENT.into());
+            }
             self.save(message.snapshot.metadata.index, database).await?;
             self.event(Event::Message(Box::new(message)));
             Ok(())
@@ -294,5 +348,19 @@ impl peer::Handler for PeerHandler {
 
     fn http(&self, request: Request<Incoming>) -> BoxFuture<'_, Response<Body>> {
         Box::pin(self.answer(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_may_name_its_cluster() {
+        let asked = |id: Option<&'static str>| {
+            let id = id.map(|id| (CLUSTER_ID.parse().unwrap(), HeaderValue::from_static(id)));
+            is_for_another(&id.into_iter().collect(), 0xcdf8)
+        };
+        assert_eq!([None, Some(""), Some("cdf8"), Some("77")].map(asked), [false, false, false, true]);
     }
 }

@@ -11,7 +11,7 @@ use proto::{etcdserverpb as pb, membershippb};
 use super::{Node, RequestError};
 use crate::{
     config::{AutoCompaction, MIN_CLUSTER_VERSION, VERSION},
-    membership::minor,
+    membership::{Member, minor},
 };
 
 /// How often the leader looks at its peers' versions.
@@ -94,15 +94,15 @@ pub async fn monitor_version(node: Arc<Node>) {
 pub async fn decide_version(node: &Node) {
     let membership = node.published.membership.load_full();
     let mut versions = Vec::new();
-    for member in membership.members().filter(|member| member.id != node.id) {
+    let others: Vec<&Member> = membership.members().filter(|member| member.id != node.id).collect();
+    for member in &others {
         versions.push(version_of(node, &member.peer_urls).await);
     }
     let current = membership.minor_version();
     let target = membership.downgrade().and_then(minor);
     let Some(wanted) = next_version(&versions, current, target) else {
         // Down there, and everybody can live with it: done.
-        let at_home = |version: &Option<(u64, u64)>| *version == target || *version == minor(VERSION);
-        if target.is_some() && target == current && versions.iter().all(at_home) {
+        if target.is_some() && target == current && are_down(&others, &versions, target) {
             let done = membershippb::DowngradeInfoSetRequest::default();
             if node.propose(done).await.is_ok() {
                 tracing::info!(cluster_version = membership.version(), "the downgrade is done");
@@ -145,6 +145,15 @@ fn next_version(
             (lowest > current && (current == undecided || lowest < own)).then_some(lowest).flatten()
         }
     }
+}
+
+/// Whether all can live with the version of a downgrade. One that was added and never started has none yet, and may
+/// never have.
+fn are_down(members: &[&Member], versions: &[Option<(u64, u64)>], target: Option<(u64, u64)>) -> bool {
+    members.iter().zip(versions).all(|(member, version)| match version {
+        None => !member.has_started(),
+        version => *version == target || *version == minor(VERSION),
+    })
 }
 
 async fn version_of(node: &Node, urls: &[String]) -> Option<(u64, u64)> {
@@ -219,6 +228,18 @@ async fn compact(node: &Node, revision: i64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_downgrade_does_not_wait_for_a_member_that_was_never_started() {
+        let target = Some((3, 5));
+        let member = |name: &str| Member { name: name.into(), ..Member::default() };
+        let (started, added) = (member("m0"), member(""));
+        assert!(are_down(&[&started, &started], &[target, minor(VERSION)], target));
+        assert!(are_down(&[&started, &added], &[target, None], target));
+        assert!(!are_down(&[&started, &added], &[None, None], target));
+        // It has just been started, and is an old one.
+        assert!(!are_down(&[&started, &added], &[target, Some((3, 4))], target));
+    }
 
     #[test]
     fn a_cluster_follows_its_lowest_member_and_no_further_than_it_must() {

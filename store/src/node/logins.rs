@@ -1,17 +1,18 @@
 //! Who is who: passwords checked, tokens made and read.
 //!
-//! bcrypt runs on threads apart from requests, few at a time, behind a queue with a bound: a flood of wrong passwords
-//! costs those threads and nothing else. A right password that was checked before costs no bcrypt; a user who is not
-//! there costs as much as a wrong password. Randomness comes from the system.
+//! bcrypt runs on threads apart from requests, few at a time; the others wait as long as their clients do, as in etcd,
+//! for after a restart all users come at once. What waits is bounded in bytes. One login of a user at a time is in the
+//! queue, so whoever guesses passwords of one user keeps the others waiting for one bcrypt at most; names that no user
+//! has are one user in this. A right password that was checked before costs no bcrypt; a user who is not there costs as
+//! much as a wrong password. Randomness comes from the system.
 
 use std::{
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
+    collections::HashMap,
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::Semaphore;
 
@@ -23,8 +24,10 @@ use crate::auth::{
     tokens,
 };
 
-/// Passwords that wait for bcrypt. At 60 ms each on one thread the last of them has an answer within the time limit.
-const MAX_QUEUED: usize = 100;
+/// Of all that waits for bcrypt: some 10,000 logins. Half of it for one user.
+const MAX_WAITING_BYTES: usize = 64 << 20;
+/// What a login takes while it waits, besides name and password.
+const LOGIN_BYTES: usize = 6 << 10;
 /// Requests whose token this member may not have heard of yet.
 const MAX_EARLY: usize = 1000;
 const EARLY_POLL: Duration = Duration::from_millis(5);
@@ -44,7 +47,7 @@ pub struct Logins {
     cost: u32,
     remembered: Remembered,
     running: Arc<Semaphore>,
-    queued: AtomicUsize,
+    lines: Mutex<Lines>,
     early: Semaphore,
     pub random: SystemRandom,
 }
@@ -62,7 +65,7 @@ impl Logins {
             cost: bcrypt_cost,
             remembered: Remembered::new(&key),
             running: Arc::new(Semaphore::new((cores / 2).clamp(1, 8))),
-            queued: AtomicUsize::new(0),
+            lines: Mutex::default(),
             early: Semaphore::new(MAX_EARLY),
             random,
         }
@@ -88,6 +91,7 @@ impl Logins {
         }
         let salt = runtime.random().ok_or(AuthError::Failed)?;
         let cost = self.cost;
+        let _place = self.join(Whose::ToBeStored, password.len())?;
         self.bcrypt(runtime, move || password::hash(&password, cost, salt)).await
     }
 
@@ -99,11 +103,19 @@ impl Logins {
         stored: Option<Vec<u8>>,
         password: String,
     ) -> Result<bool, RequestError> {
+        let whose = match &stored {
+            Some(stored) if self.remembered.knows(user, stored, &password) => return Ok(true),
+            Some(_) => Whose::Users(user.into()),
+            None => Whose::Nobodys,
+        };
+        let place = self.join(whose, user.len() + password.len())?;
+        let _turn = place.turn.acquire().await.map_err(|_| RequestError::Stopped)?;
         let Some(stored) = stored else {
             let cost = self.cost;
             self.bcrypt(runtime, move || password::hash(&password, cost, [0; 16])).await?;
             return Ok(false);
         };
+        // An equal login may have been before it.
         if self.remembered.knows(user, &stored, &password) {
             return Ok(true);
         }
@@ -120,17 +132,6 @@ impl Logins {
         runtime: &Runtime,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, RequestError> {
-        struct Queued<'a>(&'a AtomicUsize);
-        impl Drop for Queued<'_> {
-            fn drop(&mut self) {
-                self.0.fetch_sub(1, Ordering::Relaxed);
-            }
-        }
-        let before = self.queued.fetch_add(1, Ordering::Relaxed);
-        let _queued = Queued(&self.queued);
-        if before >= MAX_QUEUED {
-            return Err(RequestError::TooManyRequests);
-        }
         let turn = self.running.clone().acquire_owned().await.map_err(|_| RequestError::Stopped)?;
         // The work goes on where its client has gone, and keeps its place until it is done.
         let work = move || {
@@ -139,6 +140,70 @@ impl Logins {
             done
         };
         runtime.work(work).await.ok_or(RequestError::Stopped)
+    }
+
+    /// Refused when too much waits.
+    fn join(&self, whose: Whose, bytes: usize) -> Result<Place<'_>, RequestError> {
+        let bytes = LOGIN_BYTES + bytes;
+        let mut lines = self.lines.lock();
+        let before = lines.by_user.get(&whose).map_or(0, |line| line.bytes);
+        if lines.bytes + bytes > MAX_WAITING_BYTES || before + bytes > MAX_WAITING_BYTES / 2 {
+            return Err(RequestError::TooManyRequests);
+        }
+        lines.bytes += bytes;
+        let line = lines.by_user.entry(whose.clone()).or_default();
+        line.bytes += bytes;
+        Ok(Place { lines: &self.lines, turn: line.turn.clone(), whose, bytes })
+    }
+}
+
+/// Whose password is to be checked.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Whose {
+    Users(Box<str>),
+    /// There is no such user.
+    Nobodys,
+    /// It is new: it has only to be hashed.
+    ToBeStored,
+}
+
+/// What waits, and is worked on.
+#[derive(Default)]
+struct Lines {
+    by_user: HashMap<Whose, Line>,
+    bytes: usize,
+}
+
+struct Line {
+    /// One at a time.
+    turn: Arc<Semaphore>,
+    bytes: usize,
+}
+
+impl Default for Line {
+    fn default() -> Line {
+        Line { turn: Arc::new(Semaphore::new(1)), bytes: 0 }
+    }
+}
+
+/// A place in a line, until it is dropped.
+struct Place<'a> {
+    lines: &'a Mutex<Lines>,
+    turn: Arc<Semaphore>,
+    whose: Whose,
+    bytes: usize,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut lines = self.lines.lock();
+        lines.bytes -= self.bytes;
+        if let Some(line) = lines.by_user.get_mut(&self.whose) {
+            line.bytes -= self.bytes;
+            if line.bytes == 0 {
+                lines.by_user.remove(&self.whose);
+            }
+        }
     }
 }
 
@@ -184,5 +249,62 @@ impl Node {
             }
             self.runtime.pause(EARLY_POLL).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    const COST: u32 = password::MIN_COST;
+
+    fn logins() -> (Logins, Runtime) {
+        let runtime = Runtime::Tokio(tokio::runtime::Handle::current());
+        (Logins::new(COST, Duration::from_secs(300)), runtime)
+    }
+
+    #[tokio::test]
+    async fn all_users_may_come_at_once() {
+        let (logins, runtime) = logins();
+        let stored = password::hash("p", COST, [1; 16]);
+        let users: Vec<String> = (0..300).map(|n| format!("user{n}")).collect();
+        let all = users.iter().map(|user| logins.check(&runtime, user, Some(stored.clone()), "p".into()));
+        for checked in join_all(all).await {
+            assert!(matches!(checked, Ok(true)));
+        }
+        let left = logins.lines.lock();
+        assert_eq!((left.bytes, left.by_user.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn guesses_at_one_user_and_at_nobody_do_not_hold_up_another() {
+        let (logins, runtime) = logins();
+        let stored = password::hash("p", COST, [1; 16]);
+        let done = RefCell::new(Vec::new());
+        let (logins, runtime, done, stored) = (&logins, &runtime, &done, &stored);
+        let log_in = |user: &'static str, known: bool, password: &'static str| async move {
+            let right = logins.check(runtime, user, known.then(|| stored.clone()), password.into()).await;
+            done.borrow_mut().push((user, matches!(right, Ok(true))));
+        };
+        let guesses = (0..200).flat_map(|_| [log_in("a", true, "x"), log_in("nobody", false, "x")]);
+        join_all(guesses.chain([log_in("b", true, "p")])).await;
+        let at = done.borrow().iter().position(|it| *it == ("b", true));
+        assert!(at.is_some_and(|at| at < 20), "{at:?}");
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_for_each_and_for_all() {
+        let (logins, _) = logins();
+        let large = MAX_WAITING_BYTES / 2 - LOGIN_BYTES;
+        let first = logins.join(Whose::Nobodys, large).ok();
+        assert!(first.is_some() && logins.join(Whose::Nobodys, 0).is_err());
+        let second = logins.join(Whose::Users("a".into()), large).ok();
+        assert!(second.is_some() && logins.join(Whose::Users("b".into()), 0).is_err());
+        drop(second);
+        assert!(logins.join(Whose::Users("b".into()), 0).is_ok());
     }
 }

@@ -8,14 +8,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Request, StatusCode, header::AUTHORIZATION};
 use prost::Message;
 use proto::{etcdserverpb as pb, raftpb, raftpb::ConfChangeType};
 use tokio::sync::oneshot;
 
-use super::{LEADER_RETRY, Node, RequestError, raft_loop};
+use super::{LEADER_RETRY, Node, RequestError, caller::Caller, raft_loop};
 use crate::{
     apply::{ApplyError, Response},
+    auth::AuthError,
     ids,
     membership::{self, ChangeError, Member},
     mutant::{self, Mutant},
@@ -58,8 +59,9 @@ impl Node {
         self.configure(ConfChangeType::ConfChangeRemoveNode, id, String::new()).await
     }
 
-    /// Lets the other of two voters lead. A leader that carries out its own removal stops, perhaps before the last voter
-    /// has learned that it is alone now; which would then wait for it for ever. Of more than two, the rest can elect.
+    /// Lets the other of two voters lead. A leader that carries out its own removal stops, perhaps before the last
+    /// voter has learned that it is alone now; which would then wait for it for ever. Of more than two, the rest can
+    /// elect.
     async fn succeed(&self, leader: u64) -> Result<(), RequestError> {
         let membership = self.published.membership.load_full();
         let others: Vec<u64> = membership.voters().map(|it| it.id).filter(|id| *id != leader).collect();
@@ -92,14 +94,14 @@ impl Node {
     }
 
     /// Makes a learner a voter. Only the leader knows whether it is ready: another member asks it.
-    pub async fn member_promote(&self, id: u64) -> Result<Vec<pb::Member>, RequestError> {
+    pub async fn member_promote(&self, id: u64, caller: &Caller) -> Result<Vec<pb::Member>, RequestError> {
         match self.member_promote_here(id).await {
             Err(RequestError::NotLeader) => {}
             outcome => return outcome,
         }
         let ask = async {
             loop {
-                if let Some(outcome) = self.promote_at_leader(id).await {
+                if let Some(outcome) = self.promote_at_leader(id, caller).await {
                     return outcome;
                 }
                 self.runtime.pause(LEADER_RETRY).await;
@@ -116,7 +118,11 @@ impl Node {
     }
 
     /// `None` if it is worth another try.
-    async fn promote_at_leader(&self, id: u64) -> Option<Result<Vec<pb::Member>, RequestError>> {
+    async fn promote_at_leader(
+        &self,
+        id: u64,
+        caller: &Caller,
+    ) -> Option<Result<Vec<pb::Member>, RequestError>> {
         let leader = self.status.leader();
         // This member may have been elected meanwhile.
         if leader == self.id {
@@ -125,9 +131,11 @@ impl Node {
         let membership = self.published.membership.load_full();
         for url in &membership.get(leader)?.peer_urls {
             let request = Request::post(format!("/members/promote/{id}")).body(Bytes::new());
-            let Some(answer) = self.others.ask(url, request.expect("an ID makes a path")).await else {
-                continue;
-            };
+            let mut request = request.expect("an ID makes a path");
+            if let Some(token) = caller.token() {
+                request.headers_mut().insert(AUTHORIZATION, token.clone());
+            }
+            let Some(answer) = self.others.ask(url, request).await else { continue };
             let text = String::from_utf8_lossy(answer.body());
             let refused = |error| Some(Err(RequestError::Apply(ApplyError::Membership(error))));
             match answer.status() {
@@ -135,6 +143,8 @@ impl Node {
                     let members: Vec<Member> = serde_json::from_str(&text).ok()?;
                     return Some(Ok(members.iter().map(Member::to_proto).collect()));
                 }
+                StatusCode::UNAUTHORIZED => return Some(Err(AuthError::InvalidToken.into())),
+                StatusCode::FORBIDDEN => return Some(Err(AuthError::PermissionDenied.into())),
                 StatusCode::NOT_FOUND => return refused(ChangeError::IdNotFound),
                 StatusCode::PRECONDITION_FAILED if text.contains(NOT_READY_TEXT) => {
                     return Some(Err(RequestError::LearnerNotReady));

@@ -65,9 +65,18 @@ impl Waits {
 
     /// Lets go whoever has waited beyond its deadline: its receiver ends without an answer.
     pub fn expire(&self, now: Instant) {
+        self.keep(|waiter| waiter.deadline > now);
+    }
+
+    /// Lets go everybody, as `expire` does.
+    pub fn close(&self) {
+        self.keep(|_| false);
+    }
+
+    fn keep(&self, waits: impl Fn(&Waiter) -> bool) {
         for shard in &self.shards {
             shard.lock().retain(|_, waiter| {
-                let waits = waiter.deadline > now;
+                let waits = waits(waiter);
                 if !waits {
                     self.len.fetch_sub(1, Ordering::Relaxed);
                 }

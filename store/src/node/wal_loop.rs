@@ -57,6 +57,8 @@ pub struct WalLoop {
     pub fatal: Arc<Fatal>,
     pub metrics: Arc<Metrics>,
     pub no_fsync: bool,
+    /// Whether the next segment is prepared: not again where there was no space, until some may be free.
+    pub prepares: bool,
 }
 
 /// Keeps zeros ahead of the log until it is closed.
@@ -127,8 +129,9 @@ impl WalLoop {
         self.taken = inputs;
         if must_sync && !self.no_fsync {
             let started = self.clock.now();
+            let synced = self.wal.sync();
             if !mutant::on(Mutant::D7) {
-                self.wal.sync()?;
+                synced?;
             }
             self.metrics.wal_fsync.observe(self.clock.now() - started);
         }
@@ -153,8 +156,14 @@ impl WalLoop {
             self.wal.purge(self.max_wals)?;
             snap::purge(&*self.disk, &self.snap_dir, KEEP_SNAPSHOTS)?;
             self.purge_received(metadata.index);
+            self.prepares = true;
         }
-        self.wal.prepare_next()?;
+        if self.prepares
+            && let Err(error) = self.wal.prepare_next()
+        {
+            tracing::warn!(%error, "cannot prepare the next segment of the write-ahead log");
+            self.prepares = false;
+        }
         if stop {
             self.wal.sync()?;
         }

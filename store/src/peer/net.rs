@@ -1,6 +1,7 @@
 //! The seam between HTTP and sockets: how a connection to a peer is opened and how an accepted one is
-//! prepared: plain, or with the peers' side of `tls`. Every connection gets TCP_NODELAY (a raft message must not wait for the next) and a limit
-//! on how long a write may stall, which is how a peer that vanished without closing is noticed.
+//! prepared: plain, or with the peers' side of `tls`. Every connection gets TCP_NODELAY (a raft message must not wait
+//! for the next) and a limit on how long a write may stall, which is how a peer that vanished without closing is
+//! noticed.
 
 use std::fmt;
 use std::io;
@@ -15,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, pki_types::ServerName};
 
 use crate::peer::BoxFuture;
 use crate::tls::{Acceptor, Material};
@@ -60,19 +61,21 @@ async fn open(url: &PeerUrl) -> io::Result<TcpStream> {
 }
 
 /// TCP, and TLS where the URL says so. The name that a server's certificate must have is the URL's host.
+pub async fn connect(url: &PeerUrl, tls: Option<Arc<ClientConfig>>) -> io::Result<Box<dyn Io>> {
+    if !url.is_tls() {
+        return Ok(Box::new(open(url).await?));
+    }
+    let config = tls.ok_or(io::ErrorKind::Unsupported)?;
+    let name = ServerName::try_from(url.host().to_owned()).map_err(io::Error::other)?;
+    Ok(Box::new(TlsConnector::from(config).connect(name, open(url).await?).await?))
+}
+
+/// Peers with this certificate, each time as it is then.
 pub struct Secure(pub Arc<Material>);
 
 impl Connect for Secure {
     fn connect<'a>(&'a self, url: &'a PeerUrl) -> BoxFuture<'a, io::Result<Box<dyn Io>>> {
-        Box::pin(async move {
-            if !url.is_tls() {
-                return Ok(Box::new(open(url).await?) as Box<dyn Io>);
-            }
-            let config = self.0.client().ok_or(io::ErrorKind::Unsupported)?;
-            let name = ServerName::try_from(url.host().to_owned()).map_err(io::Error::other)?;
-            let stream = TlsConnector::from(config).connect(name, open(url).await?).await?;
-            Ok(Box::new(stream) as Box<dyn Io>)
-        })
+        Box::pin(connect(url, self.0.client()))
     }
 }
 

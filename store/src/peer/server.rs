@@ -34,7 +34,6 @@ use crate::peer::stream::StreamBody;
 use crate::peer::transport::{Hex, Shared};
 use crate::peer::{Body, BoxError, Transport};
 
-const CONNECTION_LIMIT: usize = 1024;
 /// Longest wait for a request's head, an idle connection included; etcd's.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(300);
 /// Wait after a failed accept: out of file descriptors, most likely.
@@ -45,15 +44,16 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 const PROCESS_FAILED: &str = "error processing raft message";
 
 /// Serves one peer listener until `shutdown` ends. Stop the transport first, which ends the streams; requests
-/// that take longer than a second after that are broken off.
+/// that take longer than a second after that are broken off. `max_connections`: further ones wait.
 pub async fn serve(
     listener: TcpListener,
     accept: Arc<dyn Accept>,
     transport: Transport,
+    max_connections: usize,
     shutdown: impl Future<Output = ()>,
 ) {
     let mut shutdown = pin!(shutdown);
-    let permits = Arc::new(Semaphore::new(CONNECTION_LIMIT));
+    let permits = Arc::new(Semaphore::new(max_connections));
     let (stop, stopping) = watch::channel(());
     let mut connections = JoinSet::new();
     loop {

@@ -34,6 +34,8 @@ const PIPELINE_CONNECTIONS: usize = 4;
 const REMOTE_LIMIT: usize = 64;
 /// Requests to `/raft` whose messages are in memory at the same time.
 const POST_LIMIT: usize = 64;
+/// How long a member goes on that was removed.
+pub const REMOVAL_DELAY: Duration = Duration::from_secs(1);
 
 /// Carries messages to and from the other members. Cheap to clone; all clones are the same transport.
 #[derive(Clone)]
@@ -68,11 +70,16 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Tells the node once that it is no member any more.
+    /// Tells the node once that it is no member any more, as itself or a peer has found: when whoever asked for it here
+    /// may have been answered.
     pub(crate) fn report_removed(&self) {
         if !self.removed.swap(true, Relaxed) {
             tracing::error!(local_member_id = %Hex(self.config.id), "the member has been permanently removed from the cluster");
-            self.handler.removed();
+            let handler = self.handler.clone();
+            self.runtime.spawn(async move {
+                tokio::time::sleep(REMOVAL_DELAY).await;
+                handler.removed();
+            });
         }
     }
 
@@ -237,6 +244,11 @@ impl Transport {
 
     pub fn id(&self) -> u64 {
         self.inner.shared.config.id
+    }
+
+    /// This member is none any more: the node hears of it when whoever asked may have been answered.
+    pub fn removed(&self) {
+        self.inner.shared.report_removed();
     }
 
     /// Ends all streams, requests and probes. The listener goes on until its own shutdown.

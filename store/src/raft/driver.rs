@@ -37,6 +37,8 @@ pub struct Settings {
     pub max_inflight_messages: usize,
     /// Data bytes of proposals held while there is no leader; further ones are refused.
     pub max_waiting_bytes: usize,
+    /// How long they are held: nobody wants any more what was proposed before.
+    pub max_waiting_ticks: u64,
     /// The last index that the state machine durably holds.
     pub applied: u64,
 }
@@ -135,9 +137,12 @@ pub struct Driver {
     saved_term: u64,
     /// What the state machine has applied; the crate hears of it once it knows that to be durable.
     applied: u64,
-    waiting: VecDeque<raftpb::Entry>,
+    ticks: u64,
+    /// With the tick in which each was proposed.
+    waiting: VecDeque<(u64, raftpb::Entry)>,
     waiting_bytes: usize,
     max_waiting_bytes: usize,
+    max_waiting_ticks: u64,
 }
 
 /// Why a step had no effect.
@@ -181,15 +186,21 @@ impl Driver {
             unsaved_term: None,
             saved_term: log_term,
             applied: settings.applied,
+            ticks: 0,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             max_waiting_bytes: settings.max_waiting_bytes,
+            max_waiting_ticks: settings.max_waiting_ticks,
         };
         driver.draw_election_timeout();
         Ok(driver)
     }
 
     pub fn step(&mut self, event: Event) -> Result<(), StepError> {
+        if let Event::Tick = event {
+            self.ticks += 1;
+            self.give_up_waiting();
+        }
         let result = match event {
             // An election looks at the entries that are not applied yet: those that a snapshot stands for are gone.
             Event::Tick if self.is_installing() => Ok(()),
@@ -263,7 +274,7 @@ impl Driver {
         self.draw_election_timeout();
         if self.node.raft.leader_id != 0 && !self.waiting.is_empty() {
             self.waiting_bytes = 0;
-            let waiting = self.waiting.drain(..).collect();
+            let waiting = self.waiting.drain(..).map(|(_, entry)| entry).collect();
             self.propose(waiting)?;
         }
         result
@@ -303,8 +314,8 @@ impl Driver {
             (self.saved_term, self.unsaved_term) = (state.term, Some(ready.number()));
         }
         let messages = ready.take_messages().into_iter().map(convert::message_to_etcd);
-        // A lone voter leads as soon as it votes for itself. After a crash it might lead the same term again, and learners
-        // would hold other entries of it than those that it then writes.
+        // A lone voter leads as soon as it votes for itself. After a crash it might lead the same term again, and
+        // learners would hold other entries of it than those that it then writes.
         if self.unsaved_term.is_some() && !mutant::on(Mutant::K4) {
             persist.messages.extend(messages);
         } else {
@@ -425,19 +436,30 @@ impl Driver {
             return Ok(());
         }
         if !self.takes_proposals() {
-            let size: usize =
-                entries.iter().map(|entry| entry.data.as_ref().map_or(0, Bytes::len) + 64).sum();
+            let size: usize = entries.iter().map(waiting_size).sum();
             if self.waiting_bytes + size > self.max_waiting_bytes {
                 return Err(StepError::TooManyProposals);
             }
             self.waiting_bytes += size;
-            self.waiting.extend(entries);
+            self.waiting.extend(entries.into_iter().map(|entry| (self.ticks, entry)));
             return Ok(());
         }
         let (entries, successor) = self.without_own_removal(entries);
         let outcome = if entries.is_empty() { Err(StepError::Refused) } else { self.step_proposal(entries) };
         self.hand_over(successor);
         outcome
+    }
+
+    fn give_up_waiting(&mut self) {
+        let mut given_up = 0;
+        for (since, entry) in &self.waiting {
+            if since + self.max_waiting_ticks >= self.ticks {
+                break;
+            }
+            given_up += 1;
+            self.waiting_bytes -= waiting_size(entry);
+        }
+        self.waiting.drain(..given_up);
     }
 
     fn step_proposal(&mut self, entries: Vec<raftpb::Entry>) -> Result<(), StepError> {
@@ -571,6 +593,11 @@ impl Driver {
             self.node.raft.set_randomized_election_timeout(self.drawn_timeout);
         }
     }
+}
+
+/// What an entry counts for while it waits.
+fn waiting_size(entry: &raftpb::Entry) -> usize {
+    entry.data.as_ref().map_or(0, Bytes::len) + 64
 }
 
 /// Whether an entry takes a member out of the cluster.

@@ -3,8 +3,8 @@
 //! Commands of the stories (`testdata`):
 //! `cluster N [seed S]` starts voters 1 to N, `join I` one more member, `restart I` one from its disk.
 //! `tick I [N]`, `propose I DATA`, `read I CONTEXT`, `transfer I TO`, `campaign I`, `compact I INDEX`, and
-//! `change I v1|v2 KIND MEMBER...` (`voter`, `learner`, `remove`) are events; `wait I leads|follows` ticks until it is so.
-//! `deliver` gives everybody what is under way, once; `run` until nothing is. `cut I` and `heal` are the network's.
+//! `change I v1|v2 KIND MEMBER...` (`voter`, `learner`, `remove`) are events; `wait I leads|follows` ticks until it is
+//! so. `deliver` gives everybody what is under way, once; `run` until nothing is. `cut I` and `heal` are the network's.
 //! `slow I` lets a disk hold back what it is given until `sync I`; `crash I` forgets what it holds back.
 //! `show` tells everybody's log. Output: messages delivered (by `deliver` only), what a slow disk is given, who leads
 //! whom, what is applied, what may be read.
@@ -88,6 +88,7 @@ impl Node {
             max_message_bytes: 1 << 20,
             max_inflight_messages: 16,
             max_waiting_bytes: 1 << 10,
+            max_waiting_ticks: 70,
             applied,
         };
         let driver = Driver::new(&settings, log, random(seed.wrapping_mul(1000) + id)).unwrap();

@@ -51,13 +51,23 @@ const BACKEND_DIR: &str = "kv";
 /// Opens the backend that belongs into a directory.
 pub type OpenBackend<'a> = &'a dyn Fn(&Path) -> Result<Arc<dyn Backend>, BackendError>;
 
+/// The ID of the member that would found a cluster.
+pub fn founder(config: &Config) -> Result<u64, StartError> {
+    Founding::of(config).map(|founding| founding.id)
+}
+
 /// Whether there is a member to be found; otherwise it is to be founded, or joins.
 pub fn exists(config: &Config, disk: &dyn Disk) -> Result<bool, StartError> {
     wal::exists(disk, &config.wal_dir_path()).map_err(failed("write-ahead log"))
 }
 
 /// Checks the data directory of the machine, then does as `member` with RocksDB for a backend.
-pub fn bootstrap(config: &Config, joined: Option<&Joined>, disk: Arc<dyn Disk>) -> Result<Found, StartError> {
+pub fn bootstrap(
+    config: &Config,
+    joined: Option<&Joined>,
+    disk: Arc<dyn Disk>,
+    settings: rocks::Settings,
+) -> Result<Found, StartError> {
     let data_dir = config.data_dir_path();
     check_data_dir(&data_dir)?;
     // As bbolt locks it: no tool of a stock etcd works on it while it is taken over.
@@ -71,9 +81,7 @@ pub fn bootstrap(config: &Config, joined: Option<&Joined>, disk: Arc<dyn Disk>) 
         }
         Err(_) => None,
     };
-    let open = |dir: &Path| -> Result<Arc<dyn Backend>, BackendError> {
-        Ok(Rocks::open(dir, rocks::Settings::default())?)
-    };
+    let open = |dir: &Path| -> Result<Arc<dyn Backend>, BackendError> { Ok(Rocks::open(dir, settings)?) };
     member(config, joined, disk, &open, wal::Options::default())
 }
 
@@ -188,26 +196,17 @@ impl Founding {
             entries,
         })
     }
-
-    fn save(&self, wal: &mut Wal) -> Result<(), StartError> {
-        let entries = self.entries.iter().map(EntryRef::from);
-        wal.save(Some(&self.hard_state), entries).map_err(failed("write-ahead log"))?;
-        wal.sync().map_err(failed("write-ahead log"))
-    }
 }
 
 /// Founds a member of a new cluster.
 fn found(config: &Config, place: Place<'_>) -> Result<Found, StartError> {
-    let founding = Founding::of(config)?;
-    let Founding { id, cluster_id, .. } = founding;
-    let (mut wal, backend) = place.create(id, cluster_id)?;
-    founding.save(&mut wal)?;
+    let Founding { id, cluster_id, conf_state, hard_state, entries } = Founding::of(config)?;
+    let (wal, backend) = place.create(id, cluster_id, &hard_state, &entries)?;
     tracing::info!(
         member_id = format!("{id:x}"),
         cluster_id = format!("{cluster_id:x}"),
         "starting a new member of a new cluster"
     );
-    let Founding { conf_state, hard_state, entries, .. } = founding;
     let marker = raftpb::SnapshotMetadata::default();
     assemble(id, cluster_id, wal, backend, &marker, hard_state, entries, Some(conf_state), None)
 }
@@ -215,20 +214,26 @@ fn found(config: &Config, place: Place<'_>) -> Result<Found, StartError> {
 /// Founds a member of a running cluster, which knows it already.
 fn join(joined: &Joined, place: Place<'_>) -> Result<Found, StartError> {
     let Joined { id, cluster_id, .. } = *joined;
-    let (wal, backend) = place.create(id, cluster_id)?;
+    let hard_state = raftpb::HardState::default();
+    let (wal, backend) = place.create(id, cluster_id, &hard_state, &[])?;
     tracing::info!(
         member_id = format!("{id:x}"),
         cluster_id = format!("{cluster_id:x}"),
         "starting a new member of an existing cluster"
     );
     let marker = raftpb::SnapshotMetadata::default();
-    let hard_state = raftpb::HardState::default();
     assemble(id, cluster_id, wal, backend, &marker, hard_state, Vec::new(), None, None)
 }
 
 impl Place<'_> {
-    /// An empty log, and a backend that must be empty too.
-    fn create(&self, node_id: u64, cluster_id: u64) -> Result<(Wal, Arc<dyn Backend>), StartError> {
+    /// A log of these entries, and a backend that must be empty.
+    fn create(
+        &self,
+        node_id: u64,
+        cluster_id: u64,
+        hard_state: &raftpb::HardState,
+        entries: &[raftpb::Entry],
+    ) -> Result<(Wal, Arc<dyn Backend>), StartError> {
         let backend = (self.open)()?;
         let stock = disk::exists(&*self.disk, &self.snap_dir.join(STOCK_DATABASE));
         let stock = stock.map_err(failed("cannot look for a stock database"))?;
@@ -241,7 +246,8 @@ impl Place<'_> {
             )));
         }
         let metadata = etcdserverpb::Metadata { node_id, cluster_id };
-        let wal = Wal::create(self.disk.clone(), self.wal_dir, &metadata, self.wal_options);
+        let disk = self.disk.clone();
+        let wal = Wal::founded(disk, self.wal_dir, &metadata, self.wal_options, hard_state, entries);
         Ok((wal.map_err(failed("write-ahead log"))?, backend))
     }
 }
@@ -299,15 +305,6 @@ fn restart(config: &Config, place: Place<'_>) -> Result<Found, StartError> {
             found = own.name,
             "the data directory was written by a member of another name"
         );
-    }
-    if marker.index == 0 && recovered.entries.is_empty() && config.initial_cluster_state == ClusterState::New
-    {
-        // A crash came between the log's creation and its first entries.
-        let founding = Founding::of(config)?;
-        if (founding.id, founding.cluster_id) == (node_id, cluster_id) {
-            founding.save(&mut wal)?;
-            (recovered.hard_state, recovered.entries) = (founding.hard_state, founding.entries);
-        }
     }
     if config.force_new_cluster {
         let own = membership.get(node_id).cloned().unwrap_or_else(|| Member {
@@ -432,7 +429,8 @@ fn assemble(
             hard_state.commit
         )));
     }
-    // A crash before the first flush: the log alone tells who votes. One that has joined and heard nothing knows nobody.
+    // A crash before the first flush: the log alone tells who votes. One that has joined and heard nothing knows
+    // nobody.
     if applied.conf_state.voters.is_empty() && !entries.is_empty() {
         applied.conf_state = initial_conf_state(&entries)?;
     }
@@ -488,6 +486,8 @@ fn initial_conf_state(entries: &[raftpb::Entry]) -> Result<raftpb::ConfState, St
 
 #[cfg(test)]
 mod tests {
+    use raft::Storage as _;
+
     use super::*;
     use crate::backend::memory::Memory;
 
@@ -521,6 +521,33 @@ mod tests {
         drop(found);
         let Err(error) = home.start() else { panic!("it started") };
         assert!(error.0.contains("ends at raft index 1, but says that 1000 was committed"), "{error}");
+    }
+
+    #[test]
+    fn one_that_was_interrupted_while_it_was_founded_is_founded_again_or_whole() {
+        for operations in 0.. {
+            let mut home = Home::new();
+            let disk = disk::Sim::new();
+            home.disk = Arc::new(disk.clone());
+            home.config.initial_cluster = "default=http://localhost:2380,b=http://b:2380".into();
+            disk.power_off_after(operations);
+            let founded = home.start().is_ok();
+            disk.crash(&mut |_| false);
+            // Discovery had found that out; where there are data it does not come again.
+            if exists(&home.config, &disk).unwrap() {
+                home.config.initial_cluster.clear();
+            }
+            let found = home.start().unwrap_or_else(|error| panic!("after {operations} operations: {error}"));
+            let entries = found.log.last_index().unwrap();
+            assert_eq!(
+                (entries, found.applied.conf_state.voters.len()),
+                (2, 2),
+                "after {operations} operations"
+            );
+            if founded {
+                return;
+            }
+        }
     }
 
     /// The data of a snapshot at `index` as another member would send it.

@@ -1,10 +1,10 @@
 //! Discovery: a new member learns who founds its cluster, from DNS or from a discovery service.
 //!
 //! Comes once, before there are data; what is found takes the place of `--initial-cluster`. DNS is asked for SRV
-//! records. A discovery service is an etcd: each member puts its name and peer URLs below the cluster's token, and waits
-//! until as many are there as the operator wrote down; the first to come are the founders. What the service cannot
-//! answer now is asked again, of the next endpoint.
-//! Source: etcd `server/etcdserver/api/v3discovery`, `client/pkg/srv`.
+//! records. A discovery service is an etcd: each member puts its name and peer URLs below the cluster's token, and
+//! waits until as many are there as the operator wrote down; the first to come are the founders. What the service
+//! cannot answer now is asked again, of the next endpoint. Source: etcd `server/etcdserver/api/v3discovery`,
+//! `client/pkg/srv`.
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,7 +17,6 @@ use proto::etcdserverpb::{
     watch_client::WatchClient,
     watch_request::RequestUnion,
 };
-use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 use tonic::{
     Code, Request, Status,
     metadata::{Ascii, MetadataValue},
@@ -28,7 +27,7 @@ use super::{StartError, failed};
 use crate::{
     config::{Config, Discovery, InitialCluster, TlsInfo},
     membership::Member,
-    peer::net::PeerUrl,
+    peer::net::{self, PeerUrl},
     tls::{Material, Side},
 };
 
@@ -165,7 +164,7 @@ async fn from_service(config: &Config) -> Result<String, StartError> {
     };
     let peer_urls: Vec<String> = config.initial_advertise_peer_urls.iter().map(ToString::to_string).collect();
     let registry = Registry {
-        prefix: format!("{REGISTRY}/{}", settings.token),
+        prefix: place_of(&settings.token),
         own_id: Member::initial(&config.name, &peer_urls, &settings.token).id,
         own: InitialCluster::single(&config.name, &config.initial_advertise_peer_urls).to_string(),
     };
@@ -195,6 +194,19 @@ async fn from_service(config: &Config) -> Result<String, StartError> {
         tracing::warn!(?backoff, "retry connecting to discovery service");
         tokio::time::sleep(backoff).await;
     }
+}
+
+/// Where a token leads, as a path: with one slash between names, and `.` and `..` followed.
+fn place_of(token: &str) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for name in REGISTRY.split('/').chain(token.split('/')) {
+        match name {
+            "" | "." => {}
+            ".." => drop(names.pop()),
+            name => names.push(name),
+        }
+    }
+    format!("/{}", names.join("/"))
 }
 
 /// What one member does in the registry of its cluster.
@@ -273,19 +285,15 @@ impl Service {
         if !settings.keepalive_time.is_zero() {
             endpoint = endpoint.http2_keep_alive_interval(settings.keepalive_time.max(MIN_PING_INTERVAL));
         }
+        let tls = tls.map(|config| {
+            let mut config = rustls::ClientConfig::clone(&config);
+            config.alpn_protocols = vec![b"h2".to_vec()];
+            Arc::new(config)
+        });
         let url = url.clone();
         let connector = tower::service_fn(move |_: http::Uri| {
-            let (url, tls) = (url.clone(), tls.clone().filter(|_| url.is_tls()));
-            async move {
-                let stream = tokio::net::TcpStream::connect((url.host(), url.port())).await?;
-                let Some(mut config) = tls.map(|it| rustls::ClientConfig::clone(&it)) else {
-                    return Ok(TokioIo::new(Box::new(stream) as Box<dyn crate::peer::net::Io>));
-                };
-                config.alpn_protocols = vec![b"h2".to_vec()];
-                let name = ServerName::try_from(url.host().to_owned()).map_err(std::io::Error::other)?;
-                let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-                Ok::<_, std::io::Error>(TokioIo::new(Box::new(stream) as Box<dyn crate::peer::net::Io>))
-            }
+            let (url, tls) = (url.clone(), tls.clone());
+            async move { net::connect(&url, tls).await.map(TokioIo::new) }
         });
         let connected = endpoint.connect_with_connector(connector).await;
         let channel = connected.map_err(|error| Failure::Now(described(&error)))?;
@@ -408,6 +416,19 @@ fn described(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As `path.Join` of Go has it: members of either kind meet at the same keys.
+    #[test]
+    fn tokens_are_paths() {
+        for (token, place) in [
+            ("t", "/_etcd/registry/t"),
+            ("/a//b/./c/", "/_etcd/registry/a/b/c"),
+            ("a/../b", "/_etcd/registry/b"),
+            ("../../../b", "/b"),
+        ] {
+            assert_eq!(place_of(token), place);
+        }
+    }
 
     #[test]
     fn the_first_to_come_are_the_founders() {

@@ -1,8 +1,8 @@
 //! `--force-new-cluster`: a member whose cluster is lost goes on alone.
 //!
 //! The log gets changes that remove all other members, and all of it counts as committed.
-//! Source: etcd `server/etcdserver/raft.go` (restartAsStandaloneNode). Differs: etcd gives up entries whose commit it has
-//! not noted. What was acknowledged a moment before the end may be among them, so they are kept here.
+//! Source: etcd `server/etcdserver/raft.go` (restartAsStandaloneNode). Differs: etcd gives up entries whose commit it
+//! has not noted. What was acknowledged a moment before the end may be among them, so they are kept here.
 
 use prost::Message;
 use proto::raftpb::{self, ConfChangeType};
@@ -10,8 +10,8 @@ use proto::raftpb::{self, ConfChangeType};
 use super::{StartError, takeover::follow};
 use crate::membership::{self, Member};
 
-/// Commits `entries` and appends what leaves `own` alone with its vote. `state`: the configuration at `applied`. Returns
-/// how many entries at the end are new.
+/// Commits `entries` and appends what leaves `own` alone with its vote. `state`: the configuration at `applied`.
+/// Returns how many entries at the end are new.
 pub fn stand_alone(
     own: &Member,
     state: &raftpb::ConfState,

@@ -1,4 +1,5 @@
-//! Joining: what a member without data learns of the cluster that it was added to.
+//! Joining: what a member without data learns of the cluster that it was added to; and whether one that would found a
+//! cluster has done so before.
 //!
 //! Asks the other members of `--initial-cluster` over their peer URLs, and believes the first that answers. The IDs are
 //! the cluster's: the list only has to name the same URLs.
@@ -15,6 +16,8 @@ use crate::{
 
 /// Longest wait for one member's answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same where most have nothing to say yet.
+const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often, and after which pause each, a cluster is asked that has not decided its version: it is seconds old.
 const VERSION_LOOKS: u32 = 8;
 const VERSION_PAUSE: Duration = Duration::from_millis(250);
@@ -47,6 +50,30 @@ pub async fn find(config: &Config, client: &Client) -> Result<Joined, StartError
         }
     }
     Ok(Joined { id, cluster_id, members })
+}
+
+/// Refuses to found a cluster again. Whoever knows the client URLs of this member has heard from it before: its data
+/// are lost, and with them its votes and what it acknowledged. Source: etcd `isMemberBootstrapped`; there the first
+/// that answers decides.
+pub async fn verify_not_bootstrapped(
+    own: u64,
+    config: &Config,
+    initial: &InitialCluster,
+    client: &Client,
+) -> Result<(), StartError> {
+    let urls = initial.members().filter(|(name, _)| *name != config.name).flat_map(|(_, urls)| urls);
+    let knows = urls.map(|url| async move {
+        let answer = get(client, &url.to_string(), "/members", BOOTSTRAP_TIMEOUT).await.ok()?;
+        let (_, members) = read_members(&answer);
+        members.ok()?.into_iter().find(|member| member.id == own && !member.client_urls.is_empty())
+    });
+    match futures_util::future::join_all(knows).await.into_iter().flatten().next() {
+        None => Ok(()),
+        Some(_) => Err(StartError(format!(
+            "member {own:x} has already been bootstrapped: if its data directory is lost, remove the member from the \
+             cluster, add it again, and start it with --initial-cluster-state existing"
+        ))),
+    }
 }
 
 /// What the `/members` of a running cluster tell a member that joins it. `resolve`: a URL with an address for its host.
@@ -85,7 +112,7 @@ async fn fetch(
 ) -> Result<(u64, Vec<Member>), StartError> {
     let others = initial.members().filter(|(name, _)| *name != config.name).flat_map(|(_, urls)| urls);
     for url in others {
-        let answer = match get(client, &url.to_string(), "/members").await {
+        let answer = match get(client, &url.to_string(), "/members", ANSWER_TIMEOUT).await {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::warn!(%url, error, "failed to get cluster response");
@@ -116,8 +143,13 @@ pub fn read_members(
     (cluster_id, serde_json::from_slice(answer.body()))
 }
 
-async fn get(client: &Client, url: &str, path: &'static str) -> Result<http::Response<bytes::Bytes>, String> {
-    match tokio::time::timeout(ANSWER_TIMEOUT, client.get(url, path)).await {
+async fn get(
+    client: &Client,
+    url: &str,
+    path: &'static str,
+    limit: Duration,
+) -> Result<http::Response<bytes::Bytes>, String> {
+    match tokio::time::timeout(limit, client.get(url, path)).await {
         Ok(Ok(answer)) if answer.status() == http::StatusCode::OK => Ok(answer),
         Ok(Ok(answer)) => Err(answer.status().to_string()),
         Ok(Err(error)) => Err(error.to_string()),
@@ -175,7 +207,7 @@ async fn compatibility(own: u64, members: &[Member], client: &Client) -> Compati
     let mut found = Compatibility::Foreign;
     for member in members.iter().filter(|member| member.id != own) {
         for url in &member.peer_urls {
-            let Ok(answer) = get(client, url, "/version").await else { continue };
+            let Ok(answer) = get(client, url, "/version", ANSWER_TIMEOUT).await else { continue };
             let Ok(versions) = serde_json::from_slice::<Versions>(answer.body()) else { continue };
             let Some(cluster) = minor(&versions.etcdcluster) else {
                 if let Compatibility::Foreign = found {

@@ -4,7 +4,7 @@
 //! the member is found sound, set aside as `db.taken-over`. A crash in between begins again. Names and client URLs of
 //! members, which 3.5 keeps in its v2 store alone, come from the newest snapshot and the log. The state stands at the
 //! last entry that the database holds; members up to 3.4 do not always note it there, so the newest snapshot marker
-//! counts too.
+//! counts too. What else the v2 store holds has no place here: such data are refused.
 //! Source: etcd `server/storage/backend.go` (RecoverSnapshotBackend), `server/storage/schema`.
 
 use std::path::Path;
@@ -21,7 +21,7 @@ use crate::{
     apply::parse_conf_state,
     backend::{Backend, Bucket, schema::meta},
     disk::{self, Disk, Mode},
-    membership::Attributes,
+    membership::{Attributes, v2},
     node::{apply_loop::received_path, backend_loop::TREE_FILE, snapshot},
 };
 
@@ -44,15 +44,28 @@ pub fn take_over(
         return Ok(false);
     }
     let marker = &newest.metadata;
-    let file = disk.open(&path, Mode::Read).map_err(failed("cannot open the database of a stock etcd"))?;
-    let stored = stored(&snapshot::Stored(&*file), marker, entries)
-        .map_err(|why| StartError(format!("cannot take over {}: {why}", path.display())))?;
-    drop(file);
     let get = |key| backend.get(Bucket::Meta, key).map_err(failed("backend"));
+    let file = disk.open(&path, Mode::Read).map_err(failed("cannot open the database of a stock etcd"))?;
+    let unusable = |why| StartError(format!("cannot take over {}: {why}", path.display()));
+    let database = snapshot::Stored(&*file);
+    if get(meta::CONSISTENT_INDEX)?.is_some() && is_empty(&database).map_err(unusable)? {
+        // A stock etcd does not get further with data that are not its own.
+        return Ok(true);
+    }
+    let stored = stored(&database, marker, entries).map_err(unusable)?;
+    drop(file);
     // What was taken over and not set aside yet is not newer; a stock etcd that went on since has left more.
     let held = snapshot::metadata(backend).map_err(failed("backend"))?.index;
     if get(meta::INSTALLING)?.is_none() && get(meta::CONSISTENT_INDEX)?.is_some() && held >= stored.index {
         return Ok(true);
+    }
+    let v2_request =
+        |entry: &raftpb::Entry| entry.data.clone().and_then(|data| pb::Request::decode(data).ok());
+    let v2_store = newest.data.as_deref().unwrap_or_default();
+    if v2::holds_more_than_members(v2_store)
+        || entries.iter().filter_map(v2_request).any(|request| v2::writes_more_than_members(&request))
+    {
+        return Err(unusable(v2::ILLEGAL_CONTENT.to_owned()));
     }
     // It had received a newer state and not begun to use it.
     let received = received_path(snap_dir, marker.index);
@@ -73,10 +86,9 @@ pub fn take_over(
     }
     // The tree that was saved belongs to the data before; it may not be there.
     let _ = disk.remove_file(&snap_dir.join(TREE_FILE));
-    let mut named = Attributes::of_v2_store(newest.data.as_deref().unwrap_or_default());
+    let mut named = Attributes::of_v2_store(v2_store);
     for entry in entries.iter().filter(|entry| entry.index <= metadata.index) {
-        let request = entry.data.clone().and_then(|data| pb::Request::decode(data).ok());
-        named.extend(request.as_ref().and_then(Attributes::of_request));
+        named.extend(v2_request(entry).as_ref().and_then(Attributes::of_request));
     }
     snapshot::install(backend, &metadata, &named, &file).map_err(failed("snapshot"))?;
     tracing::info!(index = metadata.index, "took over the data of a stock etcd");
@@ -93,6 +105,14 @@ pub fn set_aside(disk: &dyn Disk, snap_dir: &Path) -> Result<(), StartError> {
     tracing::info!(name = free, "setting the database of the stock etcd aside; it is not needed any more");
     disk.rename(&snap_dir.join(STOCK_DATABASE), &snap_dir.join(free)).map_err(failed)?;
     disk.sync_dir(snap_dir).map_err(failed)
+}
+
+/// Whether nothing was ever written to the database.
+fn is_empty(file: &impl ReadAt) -> Result<bool, String> {
+    let database = Database::new(file).map_err(|error| error.to_string())?;
+    let is_there = |bucket: Bucket| database.bucket(bucket.name().as_bytes()).map(|it| it.is_some());
+    let any = is_there(Bucket::Meta).and_then(|meta| Ok(meta || is_there(Bucket::Key)?));
+    any.map(|any| !any).map_err(|error| error.to_string())
 }
 
 /// What the database stands for.
@@ -194,10 +214,42 @@ mod tests {
     }
 
     fn take(disk: &disk::Sim, backend: &Memory, bytes: &[u8]) -> Result<bool, StartError> {
+        take_with(disk, backend, bytes, None, &[])
+    }
+
+    /// With a v2 store in the newest snapshot, and a log behind it.
+    fn take_with(
+        disk: &disk::Sim,
+        backend: &Memory,
+        bytes: &[u8],
+        v2_store: Option<&str>,
+        entries: &[raftpb::Entry],
+    ) -> Result<bool, StartError> {
         let dir = Path::new(SNAP_DIR);
         disk.create_dir_all(dir).unwrap();
         disk.create(&dir.join(STOCK_DATABASE)).unwrap().write_at(bytes, 0).unwrap();
-        take_over(disk, backend, dir, &raftpb::Snapshot { metadata: Default::default(), data: None }, &[])
+        let data = v2_store.map(|store| store.to_owned().into());
+        take_over(disk, backend, dir, &raftpb::Snapshot { metadata: Default::default(), data }, entries)
+    }
+
+    #[test]
+    fn data_of_the_v2_api_are_not_thrown_away() {
+        let (disk, backend) = (disk::Sim::new(), Memory::default());
+        let store = r#"{"Root":{"Children":{"1":{"Children":{"a":{"Value":"1"}}}}}}"#;
+        let put = |path: &str| {
+            let request = pb::Request { method: "PUT".into(), path: path.into(), ..Default::default() };
+            raftpb::Entry { index: 1, data: Some(request.encode_to_vec().into()), ..Default::default() }
+        };
+        let database = database(9);
+        for refused in [
+            take_with(&disk, &backend, &database, Some(store), &[]),
+            take_with(&disk, &backend, &database, None, &[put("/0/version"), put("/1/a")]),
+        ] {
+            let error = refused.unwrap_err();
+            assert!(error.0.contains("illegal v2store content"), "{error}");
+            assert!(backend.get(Bucket::Meta, meta::CONSISTENT_INDEX).unwrap().is_none());
+        }
+        assert!(take_with(&disk, &backend, &database, Some("{}"), &[put("/0/version")]).unwrap());
     }
 
     #[test]
@@ -222,5 +274,17 @@ mod tests {
         assert_eq!(keys(), (1998, 9));
         assert!(take(&disk, &backend, &database(20)).unwrap());
         assert_eq!(keys(), (1998, 20));
+    }
+
+    #[test]
+    fn a_database_that_a_stock_member_only_began_says_nothing() {
+        let (disk, backend) = (disk::Sim::new(), Memory::default());
+        let mut empty = std::io::Cursor::new(Vec::new());
+        bbolt::Writer::seeking(bbolt::PAGE_SIZE, &mut empty).unwrap().finish().unwrap();
+        let error = take(&disk, &backend, empty.get_ref()).unwrap_err();
+        assert!(error.0.ends_with("it has no bucket `meta`"), "{error}");
+        assert!(take(&disk, &backend, &database(9)).unwrap());
+        assert!(take(&disk, &backend, empty.get_ref()).unwrap());
+        assert_eq!(snapshot::metadata(&backend).unwrap().index, 9);
     }
 }

@@ -5,7 +5,6 @@
 //! CRL. A refusal is logged here, as etcd logs it.
 
 use std::fmt::Display;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,8 +15,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use x509::certificate::Facts;
 
-use super::certificate::Facts;
 use super::material::Material;
 use super::pending::Pending;
 use super::reject::{EXPIRED, NOT_TLS, Rejections, reason};
@@ -158,12 +157,6 @@ fn looks_like_http(first: &[u8]) -> bool {
 fn unix_seconds() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
-}
-
-impl From<TlsError> for io::Error {
-    fn from(error: TlsError) -> io::Error {
-        io::Error::new(io::ErrorKind::PermissionDenied, error)
-    }
 }
 
 #[cfg(test)]

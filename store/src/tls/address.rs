@@ -1,13 +1,14 @@
 //! A client's certificate against the address it comes from: a stolen one is of no use elsewhere.
 //!
 //! As in etcd: a certificate without names passes; otherwise one of its addresses must be the remote one, or one of its
-//! names must belong to it, by the name service, in either direction. Whoever controls the name service passes this check,
-//! which is why chain and revocation are checked first and apart. Source: `checkCertSAN` in `listener_tls.go`.
+//! names must belong to it, by the name service, in either direction. Whoever controls the name service passes this
+//! check, which is why chain and revocation are checked first and apart. Source: `checkCertSAN` in `listener_tls.go`.
 
 use std::net::IpAddr;
 
+use x509::certificate::Facts;
+
 use super::TlsError;
-use super::certificate::Facts;
 
 pub(super) async fn check(facts: &Facts, remote: IpAddr) -> Result<(), TlsError> {
     let remote = remote.to_canonical();

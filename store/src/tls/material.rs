@@ -21,9 +21,9 @@ use rustls::{
     ClientConfig, Error, InconsistentKeys, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
 };
 use tokio::time::{MissedTickBehavior, interval};
+use x509::certificate::Revoked;
+use x509::verify::{Allowed, Anchors, Clients, Servers};
 
-use super::certificate::Revoked;
-use super::verify::{Allowed, Anchors, Clients, Servers};
 use super::{Side, TlsError};
 use crate::config::tls::{CipherSuite, TlsProtocol, TlsVersion};
 use crate::config::{Config, TlsInfo, open_failure};
@@ -252,8 +252,10 @@ fn unusable(error: Error) -> TlsError {
 struct Watched<T> {
     paths: Vec<PathBuf>,
     read: fn(&[PathBuf]) -> Result<T, TlsError>,
-    /// Taken before reading: a change meanwhile is seen the next time.
+    /// Of what `value` was read from, taken before reading: a change meanwhile is seen the next time.
     stamps: Vec<Option<Stamp>>,
+    /// Of what was told to be no good.
+    refused: Vec<Option<Stamp>>,
     value: Arc<T>,
 }
 
@@ -270,17 +272,27 @@ impl<T> Watched<T> {
         let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
         let stamps = stamps(&paths);
         let value = Arc::new(read(&paths)?);
-        Ok(Watched { paths, read, stamps, value })
+        Ok(Watched { paths, read, stamps, refused: Vec::new(), value })
     }
 
-    /// `None` if nothing has changed.
+    /// `None` if there is nothing new to tell. What could not be read may be readable the next time, unchanged.
     fn look(&mut self) -> Option<Looked> {
         let stamps = stamps(&self.paths);
         if stamps == self.stamps {
             return None;
         }
-        self.stamps = stamps;
-        let outcome = (self.read)(&self.paths).map(|value| self.value = Arc::new(value));
+        let outcome = match (self.read)(&self.paths) {
+            Ok(value) => {
+                (self.value, self.stamps) = (Arc::new(value), stamps);
+                self.refused.clear();
+                Ok(())
+            }
+            Err(_) if stamps == self.refused => return None,
+            Err(error) => {
+                self.refused = stamps;
+                Err(error)
+            }
+        };
         Some(Looked { paths: self.paths.clone(), outcome })
     }
 }
@@ -385,5 +397,35 @@ fn suite_of(suite: CipherSuite) -> SupportedCipherSuite {
         CipherSuite::RsaAes128Gcm => TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
         CipherSuite::RsaAes256Gcm => TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
         CipherSuite::RsaChacha20 => TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_read_is_read_again_and_told_once() {
+        static IS_DOWN: AtomicBool = AtomicBool::new(false);
+        let read = |paths: &[PathBuf]| match IS_DOWN.load(Ordering::Relaxed) {
+            true => Err(TlsError("input/output error".into())),
+            false => bytes_of(&paths[0]),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "old").unwrap();
+        let mut watched = Watched::open(&[path.to_str().unwrap()], read).unwrap();
+        assert!(watched.look().is_none());
+        fs::write(&path, "newer").unwrap();
+        IS_DOWN.store(true, Ordering::Relaxed);
+        assert!(watched.look().is_some_and(|looked| looked.outcome.is_err()));
+        assert!(watched.look().is_none());
+        assert_eq!(*watched.value, b"old");
+        IS_DOWN.store(false, Ordering::Relaxed);
+        assert!(watched.look().is_some_and(|looked| looked.outcome.is_ok()));
+        assert_eq!(*watched.value, b"newer");
+        assert!(watched.look().is_none());
     }
 }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 
 use super::Side;
-use super::certificate::Facts;
+use x509::certificate::Facts;
 
 /// Lines a second; what a flood has to say is in the first ones.
 const LINES: u32 = 10;

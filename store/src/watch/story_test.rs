@@ -1,6 +1,7 @@
 //! Stories of the hub: `testdata/*.txt`. Commands:
 //! `hub NAME=N...` starts over; `open S`, `close S`, `create S KEY [END] [start=N] [id=N] [prev] [progress]
-//! [fragment] [noput] [nodelete]` (`\0` for the zero byte, `-` for an empty key), `refuse S REASON [start=N]`, `cancel S ID`,
+//! [fragment] [noput] [nodelete]` (`\0` for the zero byte, `-` for an empty key), `refuse S REASON [start=N]`, `cancel
+//! S ID`,
 //! `progress S`, `empty S`; `put KEY VALUE...` one revision, `txn OP...` one revision of `KEY=VALUE` and
 //! `KEY` (delete) operations, `batch OP...` one block with a revision per operation; `noprev OP...` a batch
 //! without previous values; `read S [BYTES]`; `loads`; `answer TICKET`; `history N`; `compact N`;

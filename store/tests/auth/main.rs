@@ -1,4 +1,5 @@
-//! Authentication and authorization, through the API of embedded servers: who may call what, and what becomes of tokens.
+//! Authentication and authorization, through the API of embedded servers: who may call what, and what becomes of
+//! tokens.
 
 #![expect(
     clippy::disallowed_methods,
@@ -7,6 +8,7 @@
 
 mod advisories;
 mod certificate;
+mod peers;
 mod support;
 mod table;
 mod tokens;

@@ -23,7 +23,8 @@ use tonic::{
     transport::Channel,
 };
 
-/// Ports that are free, below those that the system gives to outgoing connections: a stopped member finds its own again.
+/// Ports that are free, below those that the system gives to outgoing connections: a stopped member finds its own
+/// again.
 pub fn free_ports(count: usize) -> Vec<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = std::process::id() as u16 % 10_000;

@@ -126,8 +126,9 @@ impl Member {
         let recorder = Arc::new(Recorder { events: sender, rules: Mutex::default() });
         let transport = Transport::new(config, recorder.clone()).unwrap();
         let (shutdown, stopping) = oneshot::channel::<()>();
-        let server =
-            tokio::spawn(serve(listener, Arc::new(Plain), transport.clone(), async { drop(stopping.await) }));
+        let server = tokio::spawn(serve(listener, Arc::new(Plain), transport.clone(), 1024, async {
+            drop(stopping.await)
+        }));
         Self { id, url, transport, recorder, events, shutdown, server }
     }
 

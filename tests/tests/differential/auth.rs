@@ -2,8 +2,8 @@
 //!
 //! Four users act, one of them root; what they manage is what decides about their next request. Left out is what 3.5.1
 //! decides otherwise on purpose of later versions: strangers at leases, alarms and members, previous values, leases and
-//! nested transactions in transactions, watches that are open above, the permissions of role root, the texts of refusals of
-//! who is nobody.
+//! nested transactions in transactions, watches that are open above, the permissions of role root, the texts of
+//! refusals of who is nobody.
 //! `KEELSON_DIFFERENTIAL_AUTH_REQUESTS` sets the length, `KEELSON_DIFFERENTIAL_SEED` repeats a run.
 
 use std::collections::BTreeMap;

@@ -59,6 +59,11 @@ pub static COMMAND: Command = Command {
             "etcd-cluster",
             "Initial cluster token for the etcd cluster during restore bootstrap",
         ),
+        Flag::uint64(
+            "initial-memory-map-size",
+            "0",
+            "Has no effect: the file is read, not mapped (etcd: initial memory map size of the database in bytes)",
+        ),
         Flag::bool(
             "mark-compacted",
             "Mark the latest revision after restore as the point of scheduled compaction (required if --bump-revision > 0, \

@@ -24,6 +24,9 @@ pub(super) fn calm(disk: &ForgetFs) {
     disk.fail_syncs(None);
 }
 
+const SERVES_AGAIN_LOOKS: usize = 20;
+const SERVES_AGAIN_EVERY_MS: u64 = 100;
+
 impl Nemesis {
     fn disk(&self, at: usize) -> Result<(&ForgetFs, Claim<'_>), &'static str> {
         let disk = self.world.cluster.disks.get(at).ok_or(NO_DISK)?;
@@ -56,7 +59,7 @@ impl Nemesis {
     pub(super) async fn fill(&self, random: &mut StdRng) -> Result<String, &'static str> {
         let at = self.victim(random);
         let (disk, _claim) = self.disk(at)?;
-        self.disk_failed[at].set(true);
+        self.disk_begins_to_fail(at);
         let name = self.named(at);
         disk.capacity(Some(disk.stats().bytes_used + LEFT_BYTES));
         self.hold(random.random_range(300..2500)).await;
@@ -92,7 +95,7 @@ impl Nemesis {
     pub(super) async fn fail_disk(&self, random: &mut StdRng) -> Result<String, &'static str> {
         let at = self.victim(random);
         let (disk, _claim) = self.disk(at)?;
-        self.disk_failed[at].set(true);
+        self.disk_begins_to_fail(at);
         let name = self.named(at);
         disk.fail_syncs(Some(libc::EIO));
         self.hold(random.random_range(50..1000)).await;
@@ -102,7 +105,7 @@ impl Nemesis {
         Ok(format!("failing disk of {name}: {failed} syncs so far"))
     }
 
-    /// Starts a member that ended because of its disk.
+    /// Starts a member that ended because of its disk. Once it serves again its disk is no excuse.
     async fn revive(&self, at: usize) {
         // The supervisor notices the end within this time.
         self.hold(150).await;
@@ -110,6 +113,13 @@ impl Nemesis {
             && let Some(_claim) = self.claim(at)
         {
             self.start_member(at);
+        }
+        for _ in 0..SERVES_AGAIN_LOOKS {
+            if self.world.cluster.status(at).await.is_ok() {
+                self.disk_fails[at].set(false);
+                return;
+            }
+            self.hold(SERVES_AGAIN_EVERY_MS).await;
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What an operator does while others write: snapshots, hashes, alarms, defragmentation, another leader.
 //!
-//! Nothing is compacted, so HashKV is a checksum of all that is in bucket `key`: each snapshot that arrives whole is read
-//! and digested here, and must have the HashKV of its newest revision, whichever member is asked.
+//! Nothing is compacted, so HashKV is a checksum of all that is in bucket `key`: each snapshot that arrives whole is
+//! read and digested here, and must have the HashKV of its newest revision, whichever member is asked.
 
 use std::time::Duration;
 
@@ -18,13 +18,11 @@ use tokio::time::timeout;
 use crate::{
     rpc::{self, Failure},
     session::Session,
-    world::Notes,
 };
 
 const KEYS: u64 = 30;
 const WINDOW_BYTES: u32 = 1 << 20;
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(5);
-const HASH_LIMIT: Duration = Duration::from_secs(1);
 const ASK_LIMIT: Duration = Duration::from_millis(1500);
 const PAUSE: Duration = Duration::from_millis(150);
 
@@ -92,17 +90,12 @@ fn look_at(snapshot: &[u8]) -> Result<(Revision, u32), String> {
 /// Asks all members for their hash at a snapshot's revision.
 async fn compare(session: &Session, from: usize, revision: Revision, hash: u32) {
     let world = &session.world;
-    for (at, server) in world.cluster.servers.iter().enumerate() {
-        let Some(member) = server.member() else { continue };
-        // It may not have come so far, or not answer at all.
-        let Ok((said, compacted)) = world.cluster.hash(at, revision, HASH_LIMIT).await else { continue };
-        let known = Notes::hash(&mut world.notes.borrow_mut(), member, revision, compacted, said);
+    for (at, said) in world.hashes(revision).await {
+        world.notes.borrow_mut().hashes_compared += 1;
         if said != hash {
             world.fail(format!(
                 "HashKV of m{at} at revision {revision} is {said:#010x}, and a snapshot of m{from} has {hash:#010x}"
             ));
-        } else if let Err(what) = known {
-            world.fail(what);
         }
     }
 }

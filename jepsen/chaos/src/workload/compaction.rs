@@ -10,13 +10,12 @@ use oracle::history::{
 };
 use rand::Rng;
 
-use crate::{session::Session, world::Notes};
+use crate::session::Session;
 
 const KEYS: u64 = 20;
 const EVERY: Duration = Duration::from_millis(100);
 /// Far enough ahead of what is known that nobody gets there before the question is answered.
 const FUTURE: i64 = 1_000_000;
-const HASH_LIMIT: Duration = Duration::from_secs(1);
 
 pub async fn client(session: Session, number: u64) {
     match number {
@@ -38,20 +37,10 @@ async fn compact(mut session: Session) {
 }
 
 async fn compare_hashes(session: Session) {
-    let world = &session.world;
     while !session.is_over() {
         // At revision 0 a member would take its newest.
-        let revision = world.seen().max(1);
-        for (at, server) in world.cluster.servers.iter().enumerate() {
-            let Some(member) = server.member() else { continue };
-            if let Ok((hash, compacted)) = world.cluster.hash(at, revision, HASH_LIMIT).await {
-                let same = Notes::hash(&mut world.notes.borrow_mut(), member, revision, compacted, hash);
-                if let Err(what) = same {
-                    world.fail(what);
-                }
-            }
-        }
-        world.rest(EVERY).await;
+        session.world.hashes(session.world.seen().max(1)).await;
+        session.world.rest(EVERY).await;
     }
 }
 

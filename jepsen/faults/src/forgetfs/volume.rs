@@ -8,7 +8,8 @@
 //! - A sync that fails leaves changes of directories pending; written bytes pass for clean (`content`).
 //!
 //! A file lives as long as a name in either layer, a pending change, or the kernel knows it; it counts as used as long
-//! as programs see a name of it (the kernel tells too late when the last one closed it). Numbers are never used twice. No I/O, no locks, no kernel here; refusals are errno values. Called by `mount`, a request at a time.
+//! as programs see a name of it (the kernel tells too late when the last one closed it). Numbers are never used twice.
+//! No I/O, no locks, no kernel here; refusals are errno values. Called by `mount`, a request at a time.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};

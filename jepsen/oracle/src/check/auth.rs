@@ -1,8 +1,8 @@
 //! Whether everybody could do what they were allowed to, and nothing else.
 //!
 //! What goes through the log is judged at its place there: `follow` walks the entries and says what each must be
-//! answered. What does not is judged by the entries that the asked member had applied between call and answer: one of the
-//! states in between must explain it. A token may be used from its login on until an entry ends it.
+//! answered. What does not is judged by the entries that the asked member had applied between call and answer: one of
+//! the states in between must explain it. A token may be used from its login on until an entry ends it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -39,8 +39,8 @@ pub struct By {
 #[derive(Clone, Debug)]
 pub struct Look {
     pub by: By,
-    /// The newest entries that may and must have been seen: applied at the member when it answered; applied there when it
-    /// was asked, or acknowledged to anybody before if it has to be the newest.
+    /// The newest entries that may and must have been seen: applied at the member when it answered; applied there when
+    /// it was asked, or acknowledged to anybody before if it has to be the newest.
     pub from: u64,
     pub through: u64,
     pub asked: Asked,
@@ -89,8 +89,8 @@ impl Followed {
     }
 }
 
-/// Walks the log, by index. `passwords`: which one each entry that sets one sets; `logins`: by which one somebody got the
-/// token of an entry.
+/// Walks the log, by index. `passwords`: which one each entry that sets one sets; `logins`: by which one somebody got
+/// the token of an entry.
 pub fn follow(
     log: &BTreeMap<u64, Entry>,
     passwords: &BTreeMap<u64, String>,

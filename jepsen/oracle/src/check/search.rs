@@ -6,7 +6,8 @@
 //!
 //! A step that only looks is taken as soon as it is allowed and never taken back: it can only make room. That a step
 //! leaves one state as it is does not suffice: the same write may be needed later.
-//! Source: G. Lowe, "Testing for linearizability" (2016); anishathalye/porcupine for the list that calls are lifted from.
+//! Source: G. Lowe, "Testing for linearizability" (2016); anishathalye/porcupine for the list that calls are lifted
+//! from.
 
 use std::{
     collections::HashSet,

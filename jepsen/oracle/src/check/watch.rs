@@ -56,6 +56,8 @@ fn violation(at: usize, stream: &Stream, what: &str) -> Violation {
 /// A watcher between two responses.
 struct Watcher<'a> {
     create: &'a WatchCreate,
+    /// The first revision it must be told of.
+    first: Revision,
     /// What it has not been told yet; begins with what it does not watch, perhaps.
     rest: &'a [Event],
     /// The last revision told of, by an event or a notice.
@@ -164,6 +166,7 @@ fn created<'a>(
     let first = if create.start == 0 { response.revision + 1 } else { create.start.max(0) };
     let watcher = Watcher {
         create,
+        first,
         rest: replay.events(first, Revision::MAX),
         last: 0,
         in_fragments: false,
@@ -261,7 +264,7 @@ fn canceled(watcher: &mut Watcher, response: &WatchResponse, replay: &Replay) ->
     if response.compact_revision > replay.perhaps_compacted_at(response.received_ns) {
         return Err(format!("canceled for compaction {}, which was not made", response.compact_revision));
     }
-    let first = (watcher.last + 1).max(watcher.create.start);
+    let first = watcher.first.max(watcher.last + 1);
     if first >= response.compact_revision {
         return Err(format!(
             "canceled for compaction {}, though told up to {}",

@@ -5,19 +5,21 @@
 //! strict serializability, whoever proposed the order; it takes O(n log n).
 //!
 //! What headers leave open is settled on the way:
-//! - What shares a revision goes by the time of its call; a grant, a revoke or a compaction among it comes as late as
-//!   its return allows, or when another answer needs it.
+//! - What shares a revision goes by the time of its call; a grant or a revoke among it comes as late as its return
+//!   allows, or when another answer needs it.
+//! - The header of a compaction says only how late it can have been. It comes as soon as its time allows and no answer
+//!   further on needs what it removes.
 //! - A refusal, a keepalive, a question for a lease (`floating`) has no revision: it is placed at the first state that
 //!   explains it, within its time.
-//! - A revision that nobody claims is a gap. It was made by a write of unknown outcome, a revoke, or the end of a lease:
-//!   by what the members' logs say, else by what watches and reads show of that revision. If several fit, the first is
-//!   taken, and taken back when the rest of the history contradicts it.
+//! - A revision that nobody claims is a gap. It was made by a write of unknown outcome, a revoke, or the end of a
+//!   lease: by what the members' logs say, else by what watches and reads show of that revision. If several fit, the
+//!   first is taken, and taken back when the rest of the history contradicts it.
 //! - What changes no revision (a grant, a compaction, the end of a lease without keys) and was not acknowledged is
 //!   assumed where an answer needs it.
 //!
 //! A failure where nothing was left open is final. Else `linear` has a search confirm it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use imbl::OrdSet;
 
@@ -56,43 +58,9 @@ impl From<Violation> for Stuck {
     }
 }
 
-/// Walks the history in the order that its answers claim. Compactions, whose headers say only how late it can have been,
-/// come late first; those that a refusal needed come early then, and all of them if that does not do.
+/// Walks the history in the order that its answers claim.
 pub fn witness(history: &History, rules: &Rules) -> Witnessed {
-    let mut early = BTreeSet::new();
-    let mut first = None;
-    for _ in 0..MAX_WALKS {
-        let plan = Plan::of(history, rules, &early);
-        let (refuted, ops) = match walk(history, rules, &plan) {
-            Witnessed::Refuted { violation, certain } => {
-                let ops = violation.ops.clone();
-                (Witnessed::Refuted { violation, certain }, ops)
-            }
-            ordered => return ordered,
-        };
-        first.get_or_insert(refuted);
-        let known = early.len();
-        let refused = ops.iter().map(|&op| history.op(op));
-        for refused in refused.filter(|it| it.outcome == Outcome::Refused(Refusal::Compacted)) {
-            early.extend(plan.compactions.iter().filter(|&&op| {
-                let compaction = history.op(op);
-                compaction.called_ns <= refused.returned_ns && refused.called_ns <= compaction.returned_ns
-            }));
-        }
-        if early.len() == known {
-            early.extend(&plan.compactions);
-        }
-        if early.len() == known {
-            break;
-        }
-    }
-    first.expect("there was a walk")
-}
-
-/// Walks with other times of compactions.
-const MAX_WALKS: usize = 50;
-
-fn walk(history: &History, rules: &Rules, plan: &Plan<'_>) -> Witnessed {
+    let plan = Plan::of(history, rules);
     let mut replay =
         Replay::with_capacity(plan.claims.iter().filter(|claim| claim.rank == Rank::Wrote).count());
     let mut walk = Walk::new(rules);
@@ -101,11 +69,14 @@ fn walk(history: &History, rules: &Rules, plan: &Plan<'_>) -> Witnessed {
     let mut deepest: Option<(usize, Violation)> = None;
     let mut events = Vec::new();
     loop {
-        match walk.advance(plan, &mut replay, &mut choices, &mut events) {
+        match walk.advance(&plan, &mut replay, &mut choices, &mut events) {
             Ok(true) => continue,
             Ok(false) => break,
             Err(Stuck { violation, another_order_might_help }) => {
-                assumed |= walk.assumed || !choices.is_empty() || another_order_might_help;
+                assumed |= walk.assumed
+                    || walk.trusts_a_header(&plan)
+                    || !choices.is_empty()
+                    || another_order_might_help;
                 if deepest.as_ref().is_none_or(|(next, _)| *next <= walk.next) {
                     deepest = Some((walk.next, violation));
                 }
@@ -120,18 +91,12 @@ fn walk(history: &History, rules: &Rules, plan: &Plan<'_>) -> Witnessed {
                 if choice.others.is_empty() {
                     choices.pop();
                 }
-                walk.fill(plan, taken, &mut replay);
+                walk.fill(&plan, taken, &mut replay);
             }
         }
     }
     for claim in &plan.claims {
         replay.prove(claim.revision, claim.returned_ns);
-    }
-    for &op in &plan.compactions {
-        let operation = plan.op(op);
-        if let Outcome::Ok(answer) = &operation.outcome {
-            replay.prove(answer.revision, operation.returned_ns);
-        }
     }
     for response in history.streams.iter().flat_map(|stream| &stream.responses) {
         if let Some(last) = response.events.last() {
@@ -154,6 +119,19 @@ struct Claim {
     returned_ns: u64,
 }
 
+/// An answered compaction.
+struct Compacting {
+    /// What it removes is older.
+    floor: Revision,
+    op: OpId,
+    called_ns: u64,
+    returned_ns: u64,
+    /// The revision that it named when it was done.
+    header: Revision,
+    /// The first claim from which on none needs what it removes.
+    unneeded_at: usize,
+}
+
 /// The order of what shares a revision.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Rank {
@@ -171,8 +149,8 @@ struct Plan<'a> {
     claims: Vec<Claim>,
     /// The earliest return among claims from each on; one more at the end.
     next_return_ns: Vec<u64>,
-    /// Answered; their headers may name a revision after the one that they took effect at.
-    compactions: Vec<OpId>,
+    /// In the order of their floors, which is that in which they took effect.
+    compactions: Vec<Compacting>,
     /// Without a revision, by call.
     floating: Vec<OpId>,
     /// Writes of unknown outcome, by call.
@@ -182,6 +160,8 @@ struct Plan<'a> {
     open_by_value: HashMap<Value, Vec<OpId>>,
     open_keeping_value: Vec<OpId>,
     open_by_lease: HashMap<LeaseId, Vec<OpId>>,
+    /// Of those, and of `fated`: what they would read of the past, by revision.
+    open_reads: Vec<(Revision, OpId)>,
     fated: HashMap<Revision, OpId>,
     /// The call of the last operation that found each lease alive.
     last_alive_ns: HashMap<LeaseId, u64>,
@@ -190,7 +170,7 @@ struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn of(history: &'a History, rules: &'a Rules, early: &BTreeSet<OpId>) -> Plan<'a> {
+    fn of(history: &'a History, rules: &'a Rules) -> Plan<'a> {
         let mut plan = Plan {
             history,
             rules,
@@ -202,6 +182,7 @@ impl<'a> Plan<'a> {
             open_by_value: HashMap::new(),
             open_keeping_value: Vec::new(),
             open_by_lease: HashMap::new(),
+            open_reads: Vec::new(),
             fated: HashMap::new(),
             last_alive_ns: HashMap::new(),
             seen: BTreeMap::new(),
@@ -212,8 +193,9 @@ impl<'a> Plan<'a> {
             }
         }
         plan.claims.sort_by_key(|claim| (claim.revision, claim.rank));
-        plan.date_compactions(early);
-        plan.delay_silent_changes(early);
+        plan.open_reads.sort_unstable();
+        plan.delay_silent_changes();
+        plan.date_compactions();
         plan.next_return_ns = vec![NEVER_NS; plan.claims.len() + 1];
         for (at, claim) in plan.claims.iter().enumerate().rev() {
             plan.next_return_ns[at] = plan.next_return_ns[at + 1].min(claim.returned_ns);
@@ -231,8 +213,11 @@ impl<'a> Plan<'a> {
                     false => Rank::Other,
                 };
                 use Request::{Compact, Grant, Revoke};
-                if let Compact { .. } = operation.request {
-                    self.compactions.push(op);
+                if let Compact { revision: floor } = operation.request {
+                    let Operation { called_ns, returned_ns, .. } = *operation;
+                    let (header, unneeded_at) = (answer.revision, 0);
+                    let compaction = Compacting { floor, op, called_ns, returned_ns, header, unneeded_at };
+                    self.compactions.push(compaction);
                 }
                 self.claims.push(Claim {
                     revision: answer.revision,
@@ -252,10 +237,12 @@ impl<'a> Plan<'a> {
                 self.floating.push(op);
             }
             Outcome::Refused(_) => self.floating.push(op),
-            Outcome::Unknown(Fate::At(revision)) => {
-                self.fated.insert(*revision, op);
-            }
-            Outcome::Unknown(_) => {
+            Outcome::Unknown(fate) => {
+                each_read(&operation.request, &mut |revision| self.open_reads.push((revision, op)));
+                if let Fate::At(revision) = fate {
+                    self.fated.insert(*revision, op);
+                    return;
+                }
                 self.open.push(op);
                 each_put(&operation.request, &mut |put| {
                     if put.ignore_value {
@@ -271,30 +258,36 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// The header of a compaction names a revision that was there once it was done: no earlier than what had returned
-    /// before it was called nor than the revision it asks for, and possibly later than where it took effect.
-    fn date_compactions(&mut self, early: &BTreeSet<OpId>) {
-        let history = self.history;
-        let is_compaction = |claim: &Claim| matches!(history.op(claim.op).request, Request::Compact { .. });
-        let others: Vec<Claim> = self.claims.iter().filter(|claim| !is_compaction(claim)).copied().collect();
-        for claim in self.claims.iter_mut().filter(|claim| early.contains(&claim.op)) {
-            let Request::Compact { revision: floor } = history.op(claim.op).request else { continue };
-            let before = others.iter().rev().find(|other| other.returned_ns < claim.called_ns);
-            let earliest = before.map_or(1, |before| before.revision).max(floor);
-            claim.revision = claim.revision.min(earliest);
+    /// Orders compactions, and finds from where on nobody needs what each removes.
+    fn date_compactions(&mut self) {
+        if self.compactions.is_empty() {
+            return;
         }
-        self.claims.sort_by_key(|claim| (claim.revision, claim.rank));
+        self.compactions.sort_by_key(|compaction| (compaction.floor, compaction.called_ns));
+        let needs = self.claims.iter().enumerate().filter_map(|(at, claim)| {
+            let operation = self.history.op(claim.op);
+            let Outcome::Ok(answer) = &operation.outcome else { return None };
+            Some((oldest_read(&operation.request, &answer.response)?, at + 1))
+        });
+        let mut needs: Vec<(Revision, usize)> = needs.collect();
+        needs.sort_unstable();
+        let mut needs = needs.into_iter().peekable();
+        let mut unneeded_at = 0;
+        for compaction in &mut self.compactions {
+            while let Some((_, after)) = needs.next_if(|(revision, _)| *revision < compaction.floor) {
+                unneeded_at = unneeded_at.max(after);
+            }
+            compaction.unneeded_at = unneeded_at;
+        }
     }
 
     /// Among claims of one revision, what changes the state all the same comes after all that were called before it
     /// returned. Whatever needs it earlier has it placed ahead (`Walk::assume`).
-    fn delay_silent_changes(&mut self, early: &BTreeSet<OpId>) {
+    fn delay_silent_changes(&mut self) {
         for window in self.claims.chunk_by_mut(|a, b| a.revision == b.revision) {
             if window.len() > 1 && window.iter().any(|claim| claim.silent_change) {
                 window.sort_by_key(|claim| {
-                    let late = claim.silent_change && !early.contains(&claim.op);
-                    let at_ns = if late { claim.returned_ns } else { claim.called_ns };
-                    (claim.rank, at_ns)
+                    (claim.rank, if claim.silent_change { claim.returned_ns } else { claim.called_ns })
                 });
             }
         }
@@ -414,6 +407,10 @@ impl<'a> Plan<'a> {
     fn op(&self, op: OpId) -> &'a Operation {
         self.history.op(op)
     }
+
+    fn is_compaction(&self, op: OpId) -> bool {
+        matches!(self.op(op).request, Request::Compact { .. })
+    }
 }
 
 /// Of an answer about a lease.
@@ -422,6 +419,35 @@ fn shows_alive(response: &Response) -> bool {
         Response::KeepAlive { ttl_seconds } => *ttl_seconds > 0,
         Response::TimeToLive { ttl_seconds, .. } => *ttl_seconds >= 0,
         _ => false,
+    }
+}
+
+/// The oldest revision that an answered request asked for by its number.
+fn oldest_read(request: &Request, response: &Response) -> Option<Revision> {
+    match (request, response) {
+        (Request::Range(range), _) => Some(range.revision).filter(|revision| *revision > 0),
+        (Request::Txn(txn), Response::Txn(answered)) => {
+            let branch = if answered.succeeded { &txn.success } else { &txn.failure };
+            let reads = branch.iter().zip(&answered.answers);
+            reads.filter_map(|(op, (_, answer))| oldest_read(op, answer)).min()
+        }
+        _ => None,
+    }
+}
+
+/// The newest revision that a request might ask for by its number.
+fn newest_asked(request: &Request) -> Revision {
+    let mut newest = if let Request::Compact { revision } = request { *revision } else { 0 };
+    each_read(request, &mut |revision| newest = newest.max(revision));
+    newest
+}
+
+/// Each revision of the past that a request may read.
+fn each_read(request: &Request, each: &mut dyn FnMut(Revision)) {
+    match request {
+        Request::Range(range) if range.revision > 0 => each(range.revision),
+        Request::Txn(txn) => txn.success.iter().chain(&txn.failure).for_each(|op| each_read(op, each)),
+        _ => {}
     }
 }
 
@@ -473,6 +499,9 @@ struct Walk {
     latest: (u64, Option<OpId>),
     /// The same without what might as well have been placed later.
     latest_claimed_ns: u64,
+    /// Of those that were answered.
+    next_compaction: usize,
+    /// Placed, answered or not.
     compactions: usize,
     /// Something was placed that no answer shows directly.
     assumed: bool,
@@ -489,6 +518,7 @@ impl Walk {
             afloat: Vec::new(),
             latest: (0, None),
             latest_claimed_ns: 0,
+            next_compaction: 0,
             compactions: 0,
             assumed: false,
         }
@@ -502,11 +532,12 @@ impl Walk {
         choices: &mut Vec<Choice>,
         events: &mut Vec<Event>,
     ) -> Result<bool, Stuck> {
-        self.launch(plan, replay)?;
+        self.launch(plan, replay);
         let Some(&claim) = plan.claims.get(self.next) else {
             // Watches may show more than any answer does.
             let last_seen = plan.seen.keys().next_back().copied().unwrap_or(0);
             if last_seen > self.state.revision() {
+                self.before_revision(plan, self.state.revision() + 1, replay)?;
                 self.fill_gap(plan, None, choices, replay)?;
                 return Ok(true);
             }
@@ -518,6 +549,9 @@ impl Walk {
             return Ok(true);
         }
         let missing = claim.revision - Revision::from(claim.rank == Rank::Wrote) - self.state.revision();
+        if missing > 0 || claim.rank == Rank::Wrote {
+            self.before_revision(plan, self.state.revision() + 1, replay)?;
+        }
         if missing > 0 {
             self.fill_gap(plan, Some(claim.op), choices, replay)?;
             return Ok(true);
@@ -545,6 +579,14 @@ impl Walk {
         if !serializable {
             self.settle(plan, operation.called_ns, replay)?;
         }
+        let is_compaction = plan.is_compaction(op);
+        if let Request::Compact { revision } = operation.request {
+            while let Some(next) =
+                plan.compactions.get(self.next_compaction).filter(|it| it.floor <= revision)
+            {
+                self.place_compaction_now(plan, next, replay)?;
+            }
+        }
         let before = self.state.fingerprint();
         self.prepare(plan, operation, replay);
         if !self.afloat.is_empty() && self.state.fingerprint() != before {
@@ -558,16 +600,20 @@ impl Walk {
             return Err(Violation::new(what, [Some(op), self.latest.1].into_iter().flatten()).into());
         }
         events.clear();
-        self.state
-            .agrees(&operation.request, answer, operation.called_ns, events)
-            .map_err(|what| Violation::new(what, [op]))?;
+        if !is_compaction {
+            self.state
+                .agrees(&operation.request, answer, operation.called_ns, events)
+                .map_err(|what| Violation::new(what, [op]))?;
+        }
         if !serializable {
             self.latest_claimed_ns = self.latest_claimed_ns.max(operation.called_ns);
             if operation.called_ns > self.latest.0 {
                 self.latest = (operation.called_ns, Some(op));
             }
         }
-        self.note(operation, events, replay);
+        if !is_compaction {
+            self.note(operation, events, replay);
+        }
         Ok(())
     }
 
@@ -600,7 +646,11 @@ impl Walk {
             fillings.extend(self.fill_with_lease(plan, revision, replay));
         }
         if fillings.is_empty() {
-            return Err(Violation::new(format!("nothing explains revision {revision}"), claim).into());
+            let violation = Violation::new(format!("nothing explains revision {revision}"), claim);
+            return Err(Stuck {
+                violation,
+                another_order_might_help: claim.is_some_and(|op| plan.is_compaction(op)),
+            });
         }
         let first = fillings.remove(0);
         // What must come before this write is placed first, and may change the choice.
@@ -618,7 +668,11 @@ impl Walk {
 
     /// A write that makes `revision` with a lease that nobody knows to be granted; the grant is assumed.
     fn fill_with_lease(&mut self, plan: &Plan, revision: Revision, replay: &mut Replay) -> Option<Filling> {
-        for &op in plan.open.iter().filter(|op| !plan.open_by_lease.is_empty() && !self.used.contains(*op)) {
+        if plan.open_by_lease.is_empty() {
+            return None;
+        }
+        let open = plan.open.iter().filter(|op| !self.used.contains(*op));
+        for &op in plan.fated.get(&revision).into_iter().chain(open) {
             let mut walk = self.clone();
             walk.prepare(plan, plan.op(op), replay);
             if walk.state.fingerprint() != self.state.fingerprint()
@@ -655,15 +709,94 @@ impl Walk {
     }
 
     /// Lets go of floating operations whose time has come, and places what fits here.
-    fn launch(&mut self, plan: &Plan, replay: &mut Replay) -> Result<(), Stuck> {
+    fn launch(&mut self, plan: &Plan, replay: &mut Replay) {
         while let Some(&op) = plan.floating.get(self.next_floating)
             && plan.op(op).called_ns < plan.next_return_ns[self.next]
         {
             self.afloat.push(op);
             self.next_floating += 1;
         }
-        if !self.afloat.is_empty() {
-            self.land(plan, replay);
+        loop {
+            if !self.afloat.is_empty() {
+                self.land(plan, replay);
+            }
+            if !self.compact(plan, replay) {
+                return;
+            }
+        }
+    }
+
+    /// Whether a compaction was placed whose header is to come: what it names is not the model's to judge (`headers`).
+    fn trusts_a_header(&self, plan: &Plan) -> bool {
+        plan.compactions[..self.next_compaction].iter().any(|it| it.header >= self.state.revision())
+    }
+
+    /// Places the next compaction if nothing is in its way.
+    fn compact(&mut self, plan: &Plan, replay: &mut Replay) -> bool {
+        let Some(next) = plan.compactions.get(self.next_compaction) else { return false };
+        // A write that nobody knows the end of and that this would refuse may be needed yet.
+        let from = plan.open_reads.partition_point(|(revision, _)| *revision < self.state.compacted());
+        let mut open = plan.open_reads[from..].iter().take_while(|(revision, _)| *revision < next.floor);
+        next.unneeded_at <= self.next
+            && open.all(|(_, op)| self.used.contains(op) || plan.op(*op).called_ns > next.returned_ns)
+            && next.called_ns <= plan.next_return_ns[self.next]
+            && self.afloat.iter().all(|&op| plan.op(op).returned_ns >= next.called_ns)
+            && self.place_compaction(plan, next, replay).is_ok()
+    }
+
+    /// Places the next compaction, which can wait no longer.
+    fn place_compaction_now(
+        &mut self,
+        plan: &Plan,
+        next: &Compacting,
+        replay: &mut Replay,
+    ) -> Result<(), Stuck> {
+        let at = self.next_compaction;
+        self.settle(plan, next.called_ns, replay)?;
+        if self.next_compaction == at {
+            self.place_compaction(plan, next, replay)?;
+        }
+        Ok(())
+    }
+
+    fn place_compaction(
+        &mut self,
+        plan: &Plan,
+        next: &Compacting,
+        replay: &mut Replay,
+    ) -> Result<(), Violation> {
+        let operation = plan.op(next.op);
+        let what = if next.returned_ns < self.latest.0 {
+            format!("it returned at {} ns, before {} ns", next.returned_ns, self.latest.0)
+        } else if !matches!(&operation.outcome, Outcome::Ok(answer) if answer.response == Response::Compact) {
+            format!("observed {:?}", operation.outcome)
+        } else if let Err(refusal) =
+            self.state.apply(&operation.request, None, next.called_ns, &mut Vec::new())
+        {
+            format!("expected {refusal:?}")
+        } else {
+            self.next_compaction += 1;
+            if next.called_ns > self.latest.0 {
+                self.latest = (next.called_ns, Some(next.op));
+            }
+            self.note(operation, &[], replay);
+            return Ok(());
+        };
+        let what = format!("a compaction at {} cannot have been then: {what}", next.floor);
+        Err(Violation::new(what, [Some(next.op), self.latest.1].into_iter().flatten()))
+    }
+
+    /// What cannot come after the next revision comes now.
+    fn before_revision(&mut self, plan: &Plan, revision: Revision, replay: &mut Replay) -> Result<(), Stuck> {
+        for op in self.afloat.clone() {
+            let operation = plan.op(op);
+            if operation.outcome == Outcome::Refused(Refusal::FutureRevision)
+                && newest_asked(&operation.request) == revision
+                && self.refuses(operation) == Some(Refusal::FutureRevision)
+            {
+                self.settle(plan, operation.called_ns, replay)?;
+                self.land(plan, replay);
+            }
         }
         Ok(())
     }
@@ -708,8 +841,10 @@ impl Walk {
 
     /// Places all floating operations that returned before `called_ns`.
     fn settle(&mut self, plan: &Plan, called_ns: u64, replay: &mut Replay) -> Result<(), Stuck> {
-        while let Some(at) = self.afloat.iter().position(|&op| plan.op(op).returned_ns < called_ns) {
-            let op = self.afloat[at];
+        let returned_ns = |&op: &OpId| plan.op(op).returned_ns;
+        while let Some(op) = self.afloat.iter().copied().min_by_key(returned_ns)
+            && returned_ns(&op) < called_ns
+        {
             self.land(plan, replay);
             if !self.afloat.contains(&op) {
                 continue;
@@ -734,8 +869,11 @@ impl Walk {
             Request::Revoke { lease } => self.assume_lease(plan, operation, *lease, true, replay),
             // Compactions only go forward.
             Request::Compact { revision } => {
-                let earlier = |other: &Operation| matches!(other.request, Request::Compact { revision: earlier } if earlier < *revision);
-                while self.assume(plan, operation, &plan.compactions, &earlier, replay) {}
+                while let Some(next) = plan.compactions.get(self.next_compaction)
+                    && next.floor < *revision
+                    && next.called_ns <= plan.next_return_ns[self.next]
+                    && self.place_compaction(plan, next, replay).is_ok()
+                {}
             }
             Request::Grant { .. } => {
                 if let Outcome::Ok(answer) = &operation.outcome
@@ -848,9 +986,11 @@ impl Walk {
 
     /// Compacts no further than what `by` was refused for.
     fn assume_compaction(&mut self, plan: &Plan, by: &Operation, replay: &mut Replay) {
+        let answered = plan.compactions[self.next_compaction..].iter();
+        let answered = answered.take_while(|it| it.floor <= self.state.revision()).map(|it| it.op);
+        let open = plan.open.iter().copied().filter(|op| !self.used.contains(op));
         let mut compactions: Vec<(Revision, OpId)> = Vec::new();
-        let answered = plan.compactions.iter().filter(|op| !self.ahead.contains(*op));
-        for &op in answered.chain(&plan.open) {
+        for op in answered.chain(open) {
             let Request::Compact { revision } = plan.op(op).request else { continue };
             let mut state = self.state.clone();
             let mut events = Vec::new();
@@ -862,10 +1002,21 @@ impl Walk {
         }
         compactions.sort_unstable();
         for (_, op) in compactions {
+            let compaction = plan.op(op);
             let mut walk = self.clone();
             // Those that do not go so far must have come before.
-            walk.prepare(plan, plan.op(op), replay);
-            if walk.assume(plan, by, &[op], &|operation| std::ptr::eq(operation, plan.op(op)), replay) {
+            walk.prepare(plan, compaction, replay);
+            let placed = match plan.compactions.get(walk.next_compaction).filter(|next| next.op == op) {
+                Some(next) => {
+                    next.called_ns <= plan.next_return_ns[walk.next].min(by.returned_ns)
+                        && walk.place_compaction(plan, next, replay).is_ok()
+                }
+                None => {
+                    let it = |operation: &Operation| std::ptr::eq(operation, compaction);
+                    walk.assume(plan, by, &[op], &it, replay)
+                }
+            };
+            if placed {
                 *self = walk;
                 return;
             }

@@ -5,8 +5,8 @@
 //! | 0–7 | `KLHIST` and the format's number, two decimal digits |
 //! | 8– | `History` in postcard (<https://postcard.jamesmunns.com/wire-format>): fields in order, integers as varints |
 //!
-//! Postcard has no names and no padding: an operation took 56 to 73 bytes in the runs of `tests/checkers/speed.rs`. There is no checksum; `decode`
-//! trusts no byte and checks the invariants of `history`.
+//! Postcard has no names and no padding: an operation took 56 to 73 bytes in the runs of `tests/checkers/speed.rs`.
+//! There is no checksum; `decode` trusts no byte and checks the invariants of `history`.
 
 use super::{History, NEVER_NS, Operation, Outcome, Request, names::Name};
 

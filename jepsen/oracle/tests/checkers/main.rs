@@ -12,3 +12,7 @@ mod published;
 mod rights;
 mod speed;
 mod watches;
+
+/// As in the proof's own command.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

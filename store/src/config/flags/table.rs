@@ -19,6 +19,10 @@ const fn unsupported_switch(name: &'static str, group: Group, feature: &'static 
     Flag::new(name, group, Kind::Unsupported { switch: true, off: &["false"], feature }, "")
 }
 
+const fn without_effect(name: &'static str, switch: bool) -> Flag {
+    Flag::new(name, Group::Hidden, Kind::NoEffect { switch }, "")
+}
+
 const fn security(name: &'static str, kind: Kind, help: &'static str) -> Flag {
     Flag::new(name, Group::Security, kind, help)
 }
@@ -68,7 +72,7 @@ pub static FLAGS: &[Flag] = &[
         "snapshot-count",
         Group::Member,
         Kind::Count(|c| &mut c.snapshot_count),
-        "Applied entries after which a snapshot is taken and the log may be cut.",
+        "Applied entries after which a snapshot is taken and the log may be cut (0: the default).",
     ),
     Flag::new(
         "heartbeat-interval",
@@ -200,11 +204,11 @@ pub static FLAGS: &[Flag] = &[
         Kind::Gates(|c| &mut c.feature_gates),
         "Feature gates to switch, as A=true,B=false; the list is at the end.",
     ),
-    unsupported_switch("enable-grpc-gateway", Group::Member, "the JSON gateway is not implemented"),
+    without_effect("enable-grpc-gateway", true),
     unsupported_switch("memory-mlock", Group::Member, "locking memory is not implemented")
         .experimental_before(),
-    Flag::new("backend-bbolt-freelist-type", Group::Hidden, Kind::NoEffect, "").experimental_before(),
-    Flag::new("max-snapshots", Group::Hidden, Kind::NoEffect, ""),
+    without_effect("backend-bbolt-freelist-type", false).experimental_before(),
+    without_effect("max-snapshots", false),
     Flag::new(
         "initial-advertise-peer-urls",
         Group::Clustering,
@@ -261,7 +265,7 @@ pub static FLAGS: &[Flag] = &[
     ),
     unsupported("discovery", Group::Clustering, &[], V2_DISCOVERY),
     unsupported("discovery-proxy", Group::Clustering, &[], V2_DISCOVERY),
-    unsupported("discovery-fallback", Group::Clustering, &["exit", "proxy"], PROXY),
+    Flag::new("discovery-fallback", Group::Clustering, Kind::Choice(&["exit", "proxy"]), ""),
     Flag::new("discovery-srv", Group::Clustering, Kind::Text(|c| &mut c.discovery.srv), "Domain whose DNS SRV records name the members of a new cluster."),
     Flag::new("discovery-srv-name", Group::Clustering, Kind::Text(|c| &mut c.discovery.srv_name), "Suffix of the service asked for in DNS."),
     Flag::new("discovery-token", Group::Clustering, Kind::Text(|c| &mut c.discovery.token), "Token of the new cluster at the discovery service.").in_file(DISCOVERY, "token"),
@@ -458,7 +462,7 @@ pub static FLAGS: &[Flag] = &[
         Kind::Count(|c| &mut c.auth_token_ttl_seconds),
         "Seconds that a simple token lives after its last use.",
     ),
-    unsupported_switch("enable-pprof", Group::Monitoring, "profiling over HTTP is not implemented"),
+    without_effect("enable-pprof", true),
     Flag::new(
         "metrics",
         Group::Monitoring,
@@ -573,8 +577,7 @@ pub static FLAGS: &[Flag] = &[
     .experimental_before(),
     unsupported("downgrade-check-time", Group::Other, &["5s"], "the downgrade monitor is not implemented")
         .experimental_before(),
-    Flag::new("bootstrap-defrag-threshold-megabytes", Group::Hidden, Kind::NoEffect, "")
-        .experimental_before(),
+    without_effect("bootstrap-defrag-threshold-megabytes", false).experimental_before(),
     old_gate("experimental-initial-corrupt-check", Feature::InitialCorruptCheck),
     old_gate("experimental-compact-hash-check-enabled", Feature::CompactHashCheck),
     old_gate("experimental-txn-mode-write-with-shared-buffer", Feature::TxnModeWriteWithSharedBuffer),

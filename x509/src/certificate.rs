@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, pem::PemOb
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::revocation_list::CertificateRevocationList;
 
-use super::TlsError;
+use crate::TlsError;
 
 /// A certificate, as far as anybody here asks.
 pub struct Facts {

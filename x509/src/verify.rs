@@ -1,7 +1,7 @@
 //! Whether the other side's certificate is good: its chain by the library, then etcd's allowed names.
 //!
-//! One more way than the library's: as in Go, a certificate that itself is among the trusted ones is good, also where it
-//! calls itself a CA (`openssl req -x509` makes such).
+//! One more way than the library's: as in Go, a certificate that itself is among the trusted ones is good, also where
+//! it calls itself a CA (`openssl req -x509` makes such).
 
 use std::collections::HashSet;
 use std::fmt;
@@ -18,11 +18,11 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::TlsError;
-use super::certificate::Facts;
+use crate::TlsError;
+use crate::certificate::Facts;
 
 /// Whom we trust.
-pub(super) struct Anchors {
+pub struct Anchors {
     pub store: Arc<RootCertStore>,
     exact: HashSet<Vec<u8>>,
 }
@@ -60,8 +60,8 @@ impl Anchors {
 }
 
 /// Names one of which the other side must have. Empty: any.
-#[derive(Debug, Clone)]
-pub(super) struct Allowed {
+#[derive(Debug, Clone, Default)]
+pub struct Allowed {
     pub common_names: Vec<String>,
     pub hostnames: Vec<String>,
 }
@@ -94,7 +94,7 @@ impl Allowed {
 
 /// Of clients, which must have a certificate.
 #[derive(Debug)]
-pub(super) struct Clients {
+pub struct Clients {
     chain: Arc<dyn ClientCertVerifier>,
     anchors: Arc<Anchors>,
     allowed: Allowed,
@@ -158,7 +158,7 @@ impl ClientCertVerifier for Clients {
 
 /// Of servers that are dialled.
 #[derive(Debug)]
-pub(super) struct Servers {
+pub struct Servers {
     trust: Trust,
     allowed: Allowed,
     provider: Arc<CryptoProvider>,
@@ -196,6 +196,12 @@ impl Servers {
     }
 }
 
+fn misnamed(facts: &Facts, expected: &ServerName<'_>) -> Error {
+    let addresses = facts.addresses.iter().map(ToString::to_string);
+    let presented = addresses.chain(facts.dns_names.iter().cloned()).collect();
+    CertificateError::NotValidForNameContext { expected: expected.to_owned(), presented }.into()
+}
+
 impl ServerCertVerifier for Servers {
     fn verify_server_cert(
         &self,
@@ -212,14 +218,13 @@ impl ServerCertVerifier for Servers {
         };
         let verified =
             chain.verify_server_cert(certificate, intermediates, name, ocsp, now).or_else(|error| {
-                let vouched = anchors.vouch(certificate, now).filter(|facts| {
-                    facts.purposes.1
-                        && match name {
-                            ServerName::IpAddress(address) => facts.is_for_address((*address).into()),
-                            name => facts.is_for(&name.to_str()),
-                        }
-                });
-                vouched.map(|_| ServerCertVerified::assertion()).ok_or(error)
+                let vouched = anchors.vouch(certificate, now).filter(|facts| facts.purposes.1);
+                let facts = vouched.ok_or(error)?;
+                let is_for_name = match name {
+                    ServerName::IpAddress(address) => facts.is_for_address((*address).into()),
+                    name => facts.is_for(&name.to_str()),
+                };
+                if is_for_name { Ok(ServerCertVerified::assertion()) } else { Err(misnamed(&facts, name)) }
             })?;
         self.allowed.check(certificate)?;
         Ok(verified)
