@@ -30,6 +30,7 @@ use std::{
     time::Duration,
 };
 
+use faults::forgetfs::ForgetFs;
 use rand::{Rng, rngs::StdRng};
 use tokio::{
     task::{JoinSet, LocalSet},
@@ -99,7 +100,7 @@ pub struct Nemesis {
     missed: RefCell<BTreeMap<(Kind, &'static str), u64>>,
     /// Members whose process a fault has for itself.
     claimed: Vec<Cell<bool>>,
-    /// Members whose disk fails, or did and they have not served since: they may end.
+    /// Members whose process has met a failing disk: it may end for that, at once or when it finds out.
     disk_fails: Vec<Cell<bool>>,
     /// Members whose disk failed at some time.
     disk_failed: Vec<Cell<bool>>,
@@ -169,9 +170,14 @@ impl Nemesis {
     }
 
     fn ended(&self, at: usize, status: std::process::ExitStatus) {
-        if !self.disk_fails[at].get() {
+        if !self.is_excused(at) {
             self.world.fail(format!("m{at} ended by itself: {status}"));
         }
+    }
+
+    /// Whether a process that ended may have done so: its disk failed, and it says so.
+    fn is_excused(&self, at: usize) -> bool {
+        self.disk_fails[at].get() && disk::is_blamed(&self.world.cluster.servers[at].log_text())
     }
 
     async fn repeat(&self, drawn: Drawn, mut random: StdRng) {
@@ -237,6 +243,8 @@ impl Nemesis {
     }
 
     fn start_member(&self, at: usize) {
+        // What the last process met is no excuse for this one.
+        self.disk_fails[at].set(self.world.cluster.disks.get(at).is_some_and(ForgetFs::refuses));
         if let Err(error) = self.world.cluster.start(at) {
             self.world.fail(format!("m{at} does not start: {error}"));
         }

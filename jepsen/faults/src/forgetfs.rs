@@ -222,6 +222,12 @@ impl ForgetFs {
         self.shared.volume().sync_errno = errno;
     }
 
+    /// Whether space is limited or syncs fail.
+    pub fn refuses(&self) -> bool {
+        let volume = self.shared.volume();
+        volume.capacity.is_some() || volume.sync_errno.is_some()
+    }
+
     /// Flips `count` bits of a file, or all if it has fewer, in both layers. `path` is absolute or from the mount on.
     /// Returns the offsets of their bytes. `NotFound` if there is no such file.
     pub fn flip_bits(&self, path: &Path, count: usize, seed: u64) -> io::Result<Vec<u64>> {
