@@ -1,8 +1,8 @@
 //! `bugs`: bugs that etcd once had, and ours, by name: each is made again, found, and not found without it.
 //!
 //! A row is red if a run of members that make the mistake fails by what that breaks, and green if the same run of
-//! members that do not passes. A schedule that is kept must find its bug; when later changes made it miss, `replay --shrink` makes another
-//! of a seed that does.
+//! members that do not passes. A schedule that is kept must find its bug; when later changes made it miss, `replay
+//! --shrink` makes another of a seed that does.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
