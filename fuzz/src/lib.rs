@@ -16,6 +16,7 @@
 //! | `watch`, `lease` | sequences of commands, against a replay and a plain model |
 //! | `config` | flags, environment, file, URLs |
 //! | `auth`, `tls` | tokens, keys, permissions; certificates and revocation lists |
+//! | `srv` | answers of name servers |
 //! | `history` | the harness's own files |
 //! | `input`, `mutate`, `member` | structured input; random changes of inputs; a member without threads |
 //!
@@ -39,6 +40,7 @@ pub mod mutate;
 mod peer;
 mod raft;
 mod request;
+mod srv;
 mod state;
 mod tls;
 mod watch;
@@ -93,6 +95,7 @@ targets! {
     "permission-range", "unions of permissions, against a look at every key", auth::ranges, auth::range_seeds, 128;
     "certificate", "a certificate in DER", tls::certificate, tls::certificate_seeds, 2048;
     "revocation-list", "a revocation list in DER or PEM", tls::revocations, tls::revocation_seeds, 2048;
+    "srv-answer", "an answer of a name server", srv::answer, srv::answer_seeds, 512;
     "history", "a recorded history", history::decode, history::seeds, 65536;
 }
 

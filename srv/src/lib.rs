@@ -19,7 +19,7 @@ const NO_RECOVERY: c_int = 3;
 /// Blocks.
 pub fn look_up(service: &str, domain: &str) -> Result<Vec<(String, u16)>, String> {
     let name = format!("_{service}._tcp.{domain}");
-    let found = ask(&name).and_then(|answer| records(&answer).map_err(|error| error.to_string()));
+    let found = ask(&name).and_then(|answer| records(&answer));
     found.map_err(|error| format!("lookup {name}: {error}"))
 }
 
@@ -51,8 +51,9 @@ fn ask(name: &str) -> Result<Vec<u8>, String> {
     }
 }
 
-fn records(answer: &[u8]) -> Result<Vec<(String, u16)>, simple_dns::SimpleDnsError> {
-    let packet = Packet::parse(answer)?;
+/// Hosts and ports of a name server's answer, as `look_up` has them.
+pub fn records(answer: &[u8]) -> Result<Vec<(String, u16)>, String> {
+    let packet = Packet::parse(answer).map_err(|error| error.to_string())?;
     let mut found = Vec::new();
     for record in &packet.answers {
         let RData::SRV(srv) = &record.rdata else { continue };

@@ -3,7 +3,7 @@
 //! time, for the members that the calling thread turns.
 
 /// What goes wrong. Names are those of `correctness` programmes in the field: R reads, D durability, A apply, W
-/// watches, L leases, M members, S security; K ours, as are W8, L7, L8, L9, M4 and M5. `ALL` says what each is.
+/// watches, L leases, M members, S security; K ours, as are W8 to W12, L7 to L10, M4 and M5. `ALL` says what each is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutant {
     /// A linearizable read is answered from the local state.
@@ -74,6 +74,14 @@ pub enum Mutant {
     W7,
     /// What the history holds is told before the news of it.
     W8,
+    /// A watcher that starts below zero is taken, and told nothing of the past.
+    W9,
+    /// A watcher that is behind a compaction goes on with what is left.
+    W10,
+    /// A watcher from now on is told of what was the newest then.
+    W11,
+    /// A watcher whose history was read goes on from now, and misses what happened meanwhile.
+    W12,
     /// Leases are lost in a restart.
     L1,
     /// A deposed leader goes on ending leases.
@@ -90,6 +98,8 @@ pub enum Mutant {
     L8,
     /// Ends of leases by time name nobody, and are refused while authentication is on.
     L9,
+    /// A restart forgets leases with IDs below zero.
+    L10,
     /// Transactions nested in others, and previous values and leases of puts in them, are not checked.
     S1,
     /// A token outlives the password or the user that it was given for, and a time without authentication.
@@ -112,6 +122,8 @@ pub enum Mutant {
     K3,
     /// Learners hear of a lone voter's term before it is durable.
     K4,
+    /// Received snapshots are removed while they wait to be taken over.
+    K5,
 }
 
 #[cfg(not(feature = "mutants"))]
@@ -142,7 +154,7 @@ mod switch {
 
     /// Each with what it is, and the invariants of the simulator by which it must be noticed: another one would say
     /// nothing of the mistake.
-    pub const ALL: [(Mutant, &str, &[&str]); 53] = [
+    pub const ALL: [(Mutant, &str, &[&str]); 59] = [
         (Mutant::R1, "a linearizable read is answered from the local state", READS),
         (Mutant::R2, "a read round is asked again with the same context", READS),
         (Mutant::R3, "a new leader answers reads before it has committed in its term", READS),
@@ -201,6 +213,10 @@ mod switch {
         (Mutant::W6, "the events of a revision come in another order", &["watch"]),
         (Mutant::W7, "an event is told twice", &["watch"]),
         (Mutant::W8, "what the history holds is told before the news of it", &["watch"]),
+        (Mutant::W9, "a watcher that starts below zero is told nothing of the past", &["watch"]),
+        (Mutant::W10, "a watcher that is behind a compaction goes on with what is left", &["watch"]),
+        (Mutant::W11, "a watcher from now on is told of what was the newest then", &["watch"]),
+        (Mutant::W12, "a watcher whose history was read misses what happened meanwhile", &["watch"]),
         (Mutant::L1, "leases are lost in a restart", &["digest", "lease", "leases"]),
         (Mutant::L2, "a deposed leader goes on ending leases", &["lease"]),
         (Mutant::L3, "a keepalive is acknowledged without asking who leads", &["lease", "linearizability"]),
@@ -213,6 +229,7 @@ mod switch {
             "ends of leases by time name nobody, and are refused while authentication is on",
             &["auth", "leases"],
         ),
+        (Mutant::L10, "a restart forgets leases with IDs below zero", &["digest", "lease", "leases"]),
         (
             Mutant::S1,
             "nested transactions, and previous values and leases of puts in one, are not checked",
@@ -244,6 +261,7 @@ mod switch {
             "learners hear of a lone voter's term before it is durable",
             &["digest", "durability", "leader completeness"],
         ),
+        (Mutant::K5, "received snapshots are removed while they wait to be taken over", &["stop"]),
     ];
 
     thread_local! {

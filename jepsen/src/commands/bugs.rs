@@ -37,7 +37,7 @@ const fn bug(name: &'static str, from: &'static str, mutant: &'static str) -> Bu
 }
 
 /// As `correctness` programmes in the field number them: etcd-io/etcd's issues; the last are ours.
-const BUGS: [Bug; 35] = [
+const BUGS: [Bug; 41] = [
     bug("index-ahead-of-data", "etcd #13766, #13514: members differ after a kill under load", "A1"),
     bug("auth-not-in-the-snapshot", "etcd #14571: rules stay as they were before a snapshot", "A13"),
     bug("single-member-loses-a-write", "etcd #14370: acknowledged before the log was synced", "D2"),
@@ -53,15 +53,24 @@ const BUGS: [Bug; 35] = [
     bug("range-in-transaction", "etcd #18667: a range at a compacted revision, checked on one member", "A5"),
     bug(
         "tombstone-at-the-floor",
-        "etcd #19179: a watch from the compacted revision misses a deletion",
+        "etcd #19179, #18089: a watch from the compacted revision misses a deletion",
         "A10",
     ),
     bug("watch-of-the-future", "etcd #20221: events from below the start", "W5"),
+    bug("watch-from-now", "Jepsen on etcd 3.4.3: a watch from revision 0 begins elsewhere than now", "W11"),
+    bug("watch-between-history-and-news", "Xline #677: what happens while a watch begins is lost", "W12"),
+    bug("watch-below-zero", "etcd #20711: a watch from revision -1 is told nothing of the past", "W9"),
+    bug("watch-behind-a-compaction", "etcd #17610: a slow watcher loses what was compacted", "W10"),
     bug("stale-read-after-a-pause", "etcd #20418: a read round's context is used again", "R2"),
     bug("read-at-a-deposed-leader", "etcd #741, #3879: a read is answered locally", "R1"),
     bug("new-leader-reads", "etcd #7331: a read before the first commit of the term", "R3"),
     bug("index-not-saved", "etcd #11652: entries are applied twice after a crash", "A2"),
     bug("snapshot-loses-a-batch", "etcd #20650: a snapshot while the store is replaced", "A12"),
+    bug(
+        "snapshot-gone-before-its-turn",
+        "etcd #18055, #20133: the file of a snapshot is removed before it is taken over",
+        "K5",
+    ),
     bug("index-before-the-snapshot", "etcd #13933: the old index stays after a snapshot", "A3"),
     bug("unsynced-acknowledgement", "etcd #14098, #14140: power loss takes what was acknowledged", "D1"),
     bug("failed-sync-passes", "etcd #14143: a failed sync counts as done", "D7"),
@@ -75,6 +84,7 @@ const BUGS: [Bug; 35] = [
     bug("update-promotes", "etcd #21736: a learner votes once its URLs are updated", "M4"),
     bug("zombie-members", "etcd #20967: raft goes on counting a member that was removed", "M2"),
     bug("keepalive-before-the-grant", "etcd #13932: a lease that was granted is not found", "L7"),
+    bug("lease-below-zero", "etcd #14239: a lease with an ID below zero is gone after a restart", "L10"),
     bug("lease-ends-in-a-transfer", "Keelson: the old leader's end of a lease goes to the new one", "L8"),
     bug("history-ahead-of-the-news", "Keelson: a watcher that reads the history is told twice", "W8"),
     bug(

@@ -35,6 +35,11 @@ pub const KEYS: u64 = 12;
 /// Leases that clients share at a time.
 const LEASES: LeaseId = 4;
 
+/// The ID of a lease by its number, from 1; every fourth is below zero, as clients may choose.
+fn lease_named(number: LeaseId) -> LeaseId {
+    if number % 4 == 0 { -number } else { number }
+}
+
 type Call = Pin<Box<dyn Future<Output = Result<Bytes, Status>>>>;
 
 /// Whether somebody called.
@@ -92,7 +97,7 @@ pub struct Notes {
     /// Watch streams that were written down.
     pub streams: usize,
     pub diary: Diary,
-    /// The time to live of each lease asked for, in seconds; leases are numbered from 1.
+    /// The time to live of each lease asked for, in seconds; leases are numbered from 1, and named by `lease_named`.
     ttls: Vec<i64>,
     clients: u32,
     values: u64,
@@ -106,17 +111,18 @@ impl Notes {
 
     pub fn next_lease(&mut self, ttl_seconds: i64) -> LeaseId {
         self.ttls.push(ttl_seconds);
-        self.ttls.len() as LeaseId
+        lease_named(self.ttls.len() as LeaseId)
     }
 
     /// Whether a lease was asked for with a time to live of so many seconds at most.
     pub fn is_short(&self, lease: LeaseId, ttl_seconds: i64) -> bool {
-        usize::try_from(lease - 1).is_ok_and(|at| self.ttls.get(at).is_some_and(|ttl| *ttl <= ttl_seconds))
+        usize::try_from(lease.abs() - 1)
+            .is_ok_and(|at| self.ttls.get(at).is_some_and(|ttl| *ttl <= ttl_seconds))
     }
 
     /// One that may be there still.
     fn some_lease(&self, random: &mut StdRng) -> LeaseId {
-        (self.ttls.len() as LeaseId - random.random_range(0..LEASES)).max(1)
+        lease_named((self.ttls.len() as LeaseId - random.random_range(0..LEASES)).max(1))
     }
 
     pub fn next_value(&mut self) -> Value {

@@ -464,6 +464,8 @@ fn fault(words: &[&str]) -> Option<Fault> {
 
 #[cfg(test)]
 mod tests {
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+
     use super::{Malformed, Plan};
 
     #[test]
@@ -491,5 +493,25 @@ mod tests {
         assert_eq!(with("at 18446744073709551615 for 1 blackout"), Err(5));
         assert_eq!(with("at 3000 for 100 skew 0 -50"), Ok(()));
         assert!(refused("seed 1\nmembers 3\nclients 2\nchaos 9 # and a comment\n").is_ok());
+    }
+    #[test]
+    fn changed_texts_are_refused_or_plans() {
+        let mut random = StdRng::seed_from_u64(1);
+        let mut taken = 0;
+        for seed in 0..2000 {
+            let text = Plan::draw(seed, 20_000).to_string();
+            let mut words: Vec<&str> = text.split(' ').collect();
+            for _ in 0..random.random_range(1..4) {
+                let from = random.random_range(0..words.len());
+                let to = random.random_range(0..words.len());
+                words[to] =
+                    [words[from], "-1", "99999999999999999999", "leader", ""][random.random_range(0..5)];
+            }
+            if let Ok(plan) = words.join(" ").parse::<Plan>() {
+                taken += 1;
+                assert_eq!(plan.to_string().parse(), Ok(plan));
+            }
+        }
+        assert!(taken > 20, "{taken}");
     }
 }

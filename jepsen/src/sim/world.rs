@@ -661,7 +661,7 @@ impl World {
                 self.crash(member, false);
                 self.push(self.bad_until[member] + MS, Event::Start { member });
             } else {
-                return Err(format!("member {member} stopped: {reason}"));
+                return Err(format!("stop: member {member} stopped: {reason}"));
             }
             return Ok(());
         }

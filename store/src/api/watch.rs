@@ -298,12 +298,13 @@ impl Shard {
             let _steady = reader.steady();
             let through = reader.written_revision().min(known);
             let floor = || reader.view().compact_revision;
-            if request.from_revision < floor() {
+            let is_gone = || request.from_revision < floor() && !mutant::on(Mutant::W10);
+            if is_gone() {
                 return Ok(Err(Compacted(floor())));
             }
             let loaded = load(&**reader.backend(), &request, through, floor())?;
             // What was read may have been under compaction.
-            Ok(if request.from_revision < floor() { Err(Compacted(floor())) } else { Ok(loaded) })
+            Ok(if is_gone() { Err(Compacted(floor())) } else { Ok(loaded) })
         };
         match self.node.runtime.work(work).await {
             Some(Ok(loaded)) => Some(loaded),

@@ -269,7 +269,7 @@ impl Hub {
     fn create(&mut self, id: StreamId, create: WatchCreateRequest, now: u64) {
         let Some(stream) = self.streams.get_mut(id) else { return };
         let range = KeyRange::from_request(create.key, create.range_end);
-        let reason = if create.start_revision < 0 {
+        let reason = if create.start_revision < 0 && !mutant::on(Mutant::W9) {
             Some(REASON_COMPACTED)
         } else if range.is_none() {
             Some(REASON_EMPTY_RANGE)
@@ -292,8 +292,9 @@ impl Hub {
         let watch_id = if create.watch_id == 0 { stream.take_id() } else { create.watch_id };
         self.control(id, |header| WatchResponse { header, watch_id, created: true, ..Default::default() });
         let start = create.start_revision;
-        let next = if start == 0 { self.current + 1 } else { start };
-        if next < self.compacted {
+        let now = if mutant::on(Mutant::W11) { self.current } else { self.current + 1 };
+        let next = if start <= 0 { now } else { start };
+        if next < self.compacted && !mutant::on(Mutant::W10) {
             return self.control_compacted(id, watch_id, self.compacted);
         }
 
@@ -734,6 +735,7 @@ impl Hub {
             assert!(loaded.through_revision >= load.from, "a load must answer at least its first revision");
         }
         let mut tails: [Option<Tail>; View::COUNT] = Default::default();
+        let current = self.current;
         for handle in load.waiters {
             let Some(watcher) = self.watchers.get_mut(handle) else { continue };
             let State::Loading { next, ticket: waits_for } = watcher.state else { continue };
@@ -753,7 +755,11 @@ impl Hub {
                     let full = stream.out.len() >= self.config.output_bytes;
                     if !full || !stream.borrowed {
                         stream.borrowed |= full;
-                        self.give(handle, tail, loaded.through_revision + 1);
+                        let through = match mutant::on(Mutant::W12) {
+                            true => current,
+                            false => loaded.through_revision,
+                        };
+                        self.give(handle, tail, through + 1);
                     } else {
                         self.enqueue(handle);
                     }
