@@ -102,12 +102,13 @@ const BUGS: [Bug; 41] = [
 ];
 
 /// Schedules that were made small, of bugs that few seeds find.
-const SCHEDULES: [(&str, &str); 8] = [
+const SCHEDULES: [(&str, &str); 9] = [
     ("stale-read-after-a-pause", include_str!("../../schedules/stale-read-after-a-pause.txt")),
     ("keepalive-before-the-grant", include_str!("../../schedules/keepalive-before-the-grant.txt")),
     ("lease-ends-in-a-transfer", include_str!("../../schedules/lease-ends-in-a-transfer.txt")),
     ("keepalive-after-the-end", include_str!("../../schedules/keepalive-after-the-end.txt")),
     ("older-snapshot-completed", include_str!("../../schedules/older-snapshot-completed.txt")),
+    ("snapshot-gone-before-its-turn", include_str!("../../schedules/snapshot-gone-before-its-turn.txt")),
     ("index-before-the-snapshot", include_str!("../../schedules/index-before-the-snapshot.txt")),
     ("term-before-it-is-durable", include_str!("../../schedules/term-before-it-is-durable.txt")),
     ("history-ahead-of-the-news", include_str!("../../schedules/history-ahead-of-the-news.txt")),

@@ -292,8 +292,8 @@ impl Hub {
         let watch_id = if create.watch_id == 0 { stream.take_id() } else { create.watch_id };
         self.control(id, |header| WatchResponse { header, watch_id, created: true, ..Default::default() });
         let start = create.start_revision;
-        let now = if mutant::on(Mutant::W11) { self.current } else { self.current + 1 };
-        let next = if start <= 0 { now } else { start };
+        let news = if mutant::on(Mutant::W11) { self.current } else { self.current + 1 };
+        let next = if start <= 0 { news } else { start };
         if next < self.compacted && !mutant::on(Mutant::W10) {
             return self.control_compacted(id, watch_id, self.compacted);
         }
