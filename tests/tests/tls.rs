@@ -369,7 +369,8 @@ async fn etcdctl_operates_a_secured_member() {
 
             let url = free_url();
             let added = etcdctl.run("root", &format!("member add two --learner --peer-urls={url}")).await;
-            let id = added.split(' ').nth(1).expect("Member <id> added to cluster").to_owned();
+            // Short IDs are padded.
+            let id = added.split_whitespace().nth(1).expect("Member <id> added to cluster").to_owned();
             etcdctl.refused("root", &format!("member promote {id}"), "learner").await;
             etcdctl.run("root", &format!("member update {id} --peer-urls={}", free_url())).await;
             assert!(etcdctl.run("root", "member list").await.contains(&id));
