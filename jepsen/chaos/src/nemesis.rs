@@ -172,7 +172,14 @@ impl Nemesis {
     fn ended(&self, at: usize, status: std::process::ExitStatus) {
         if !self.is_excused(at) {
             self.world.fail(format!("m{at} ended by itself: {status}"));
+        } else if !self.disk_refuses(at) {
+            // It ended late: the fault is over, and nobody else starts it.
+            self.start_member(at);
         }
+    }
+
+    fn disk_refuses(&self, at: usize) -> bool {
+        self.world.cluster.disks.get(at).is_some_and(ForgetFs::refuses)
     }
 
     /// Whether a process that ended may have done so: its disk failed, and it says so.
@@ -244,7 +251,7 @@ impl Nemesis {
 
     fn start_member(&self, at: usize) {
         // What the last process met is no excuse for this one.
-        self.disk_fails[at].set(self.world.cluster.disks.get(at).is_some_and(ForgetFs::refuses));
+        self.disk_fails[at].set(self.disk_refuses(at));
         if let Err(error) = self.world.cluster.start(at) {
             self.world.fail(format!("m{at} does not start: {error}"));
         }

@@ -219,7 +219,7 @@ fn live(world: &mut World, plan: &Plan) -> Lived<Last> {
     let mut serves_since = None;
     while world.now_ns < limit {
         world.run_until(world.now_ns + 100 * MS)?;
-        match (world.agrees(), serves_since) {
+        match (world.agrees() && world.now_ns >= world.late_until, serves_since) {
             (false, _) => serves_since = None,
             (true, None) => serves_since = Some(world.now_ns),
             (true, Some(since)) if world.now_ns - since > SECOND => return last_look(world, plan),

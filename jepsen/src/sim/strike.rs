@@ -280,6 +280,8 @@ impl World {
         self.plot = None;
         self.handing_over = None;
         self.heal(|_| true);
+        let held_until = self.frozen_until.iter().chain(&self.stalled_until).copied().max();
+        self.late_until = held_until.unwrap_or_default() + MS * 100;
         for member in 0..self.members.len() {
             // What was arranged for later happens now.
             if std::mem::take(&mut self.cut[member]) {

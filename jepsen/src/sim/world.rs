@@ -187,6 +187,8 @@ pub(super) struct World {
     pub frozen_until: Vec<u64>,
     /// Its disk answers nothing until then.
     pub stalled_until: Vec<u64>,
+    /// When all has arrived that faults hold back beyond their end.
+    pub late_until: u64,
     /// It applies nothing before then.
     pub applies_from: Vec<u64>,
     /// Its disk is bad until then: it may stop, and may not start.
@@ -277,6 +279,7 @@ impl World {
             next_watch: Vec::new(),
             frozen_until: Vec::new(),
             stalled_until: Vec::new(),
+            late_until: 0,
             applies_from: Vec::new(),
             bad_until: Vec::new(),
             cut: Vec::new(),
