@@ -399,7 +399,7 @@ pub fn free_port(host: &Host) -> u16 {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = u16::try_from(FIRST + (start + n) % COUNT).expect("below 30,000");
         // Another namespace's address cannot be bound from here, and has no other users.
-        if !host.prefix.is_empty() || TcpListener::bind((host.address, port)).is_ok() {
+        if !host.address.is_loopback() || TcpListener::bind((host.address, port)).is_ok() {
             return port;
         }
     }

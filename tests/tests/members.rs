@@ -125,13 +125,18 @@ async fn does_not_found_again(binary: &Binary) {
     })
     .await;
     cluster.members[0].stop().await;
-    cluster.client(1).put("precious", "1").await.expect("a majority is there");
+    eventually("a put by the two", START_LIMIT, || async {
+        cluster.client(1).put("precious", "1").await.map(drop).map_err(|status| status.to_string())
+    })
+    .await;
     cluster.members[1].stop().await;
     cluster.members[2].kill();
     std::fs::remove_dir_all(&cluster.members[2].data_dir).expect("its disk");
     cluster.members[0].spawn();
-    eventually("the lagging member answers its peers", START_LIMIT, || async {
-        http::get(cluster.members[0].peer_address(), "/members").await.map_err(|error| error.to_string())
+    eventually("the lagging member tells its peers of all", START_LIMIT, || async {
+        let answer = http::get(cluster.members[0].peer_address(), "/members").await;
+        let body = answer.map_err(|error| error.to_string())?.body;
+        if body.contains(cluster.members[2].client_address()) { Ok(()) } else { Err(body) }
     })
     .await;
     cluster.members[2].spawn();

@@ -224,7 +224,7 @@ async fn data_of_the_v2_api_are_not_thrown_away() {
         newcomer.spawn();
         eventually("the refusal", START_LIMIT, || async {
             let log = newcomer.log_text();
-            if log.contains("illegal v2store content") { Ok(()) } else { Err(log) }
+            if log.contains("refused a snapshot: illegal v2store content") { Ok(()) } else { Err(log) }
         })
         .await;
         newcomer.kill();

@@ -81,6 +81,7 @@ impl Connections {
             }
             match target.dial().await {
                 Ok(channel) => {
+                    self.note(at, None);
                     *target.channel.borrow_mut() = Some(channel.clone());
                     return Ok((channel, at));
                 }

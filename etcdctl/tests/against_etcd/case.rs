@@ -240,7 +240,9 @@ pub struct Output {
 
 impl Output {
     fn with_member(mut self, id: u64) -> Self {
-        let shown = self.stdout.replace(&format!("{id:x}"), "<MEMBER>").replace(&id.to_string(), "<MEMBER>");
+        // Short ones are padded in sentences.
+        let shown = self.stdout.replace(&format!("{id:16x}"), "<MEMBER>");
+        let shown = shown.replace(&format!("{id:x}"), "<MEMBER>").replace(&id.to_string(), "<MEMBER>");
         let mut parts: Vec<&str> = shown.split([',', '"', '{', '}', '[', ']', '\n']).collect();
         parts.sort_unstable();
         self.stdout = parts.join("|");

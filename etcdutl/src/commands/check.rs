@@ -61,9 +61,9 @@ fn run(invocation: &Invocation) -> Outcome {
     }
 }
 
-/// Members are below `/0`, users and roles of the v2 API below `/2`, which 3.6 leaves behind.
+/// Keys, users or roles of the v2 API.
 fn has_users_keys(store: &[u8]) -> Outcome<bool> {
-    v2::holds_beside(store, &["0", "2"])
+    v2::holds_more_than_members(store)
         .map_err(|error| Exit::failed(format!("failed to recover v2store from snapshot: {error}")))
 }
 
@@ -108,6 +108,7 @@ mod tests {
             ("null", false),
             (r#"{"0":{"Children":{"version":{}}},"1":{"Children":{}},"2":{"Children":{"users":{}}}}"#, false),
             (r#"{"1":{"Children":{"a":{"Value":"b"}}}}"#, true),
+            (r#"{"2":{"Children":{"users":{"Children":{"alice":{}}}}}}"#, true),
         ] {
             assert_eq!(has_users_keys(&store(children)).ok(), Some(found), "{children}");
         }

@@ -46,6 +46,8 @@ pub struct Server {
     pub joins: Cell<bool>,
     /// Of all members of a run; connections show it.
     pub token: Rc<RefCell<Token>>,
+    /// Bytes that the log had when its process was started.
+    log_before: Cell<u64>,
     process: RefCell<Process>,
     link: tokio::sync::Mutex<Link>,
 }
@@ -86,6 +88,7 @@ impl Server {
             id: Cell::new(0),
             joins: Cell::new(false),
             token: Rc::default(),
+            log_before: Cell::new(0),
             process: RefCell::new(Process::Down),
             link: tokio::sync::Mutex::default(),
         }
@@ -124,6 +127,7 @@ impl Server {
             return Err(io::Error::other(format!("{} runs already", self.name)));
         }
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;
+        self.log_before.set(log.metadata()?.len());
         let mut command = Command::new(&self.command[0]);
         let state = if self.joins.get() { "existing" } else { "new" };
         command.args(&self.command[1..]).arg(format!("--initial-cluster-state={state}"));
@@ -248,6 +252,13 @@ impl Server {
     pub fn log_text(&self) -> String {
         let bytes = std::fs::read(&self.log).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// What the process that was started last has said.
+    pub fn last_words(&self) -> String {
+        let bytes = std::fs::read(&self.log).unwrap_or_default();
+        let before = usize::try_from(self.log_before.get()).map_or(0, |before| before.min(bytes.len()));
+        String::from_utf8_lossy(&bytes[before..]).into_owned()
     }
 }
 

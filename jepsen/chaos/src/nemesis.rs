@@ -26,6 +26,7 @@ pub use kind::{Kind, Machine};
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    os::unix::process::ExitStatusExt,
     rc::Rc,
     time::Duration,
 };
@@ -156,6 +157,7 @@ impl Nemesis {
                     self.ended(server.index, status);
                 }
             }
+            self.start_ended();
             let at = round % self.world.cluster.servers.len();
             if round.is_multiple_of(2) && self.world.cluster.servers[at].is_up() {
                 // Who does not answer is no news here.
@@ -170,11 +172,8 @@ impl Nemesis {
     }
 
     fn ended(&self, at: usize, status: std::process::ExitStatus) {
-        if !self.is_excused(at) {
+        if !self.is_excused(at, status) {
             self.world.fail(format!("m{at} ended by itself: {status}"));
-        } else if !self.disk_refuses(at) {
-            // It ended late: the fault is over, and nobody else starts it.
-            self.start_member(at);
         }
     }
 
@@ -183,8 +182,10 @@ impl Nemesis {
     }
 
     /// Whether a process that ended may have done so: its disk failed, and it says so.
-    fn is_excused(&self, at: usize) -> bool {
-        self.disk_fails[at].get() && disk::is_blamed(&self.world.cluster.servers[at].log_text())
+    fn is_excused(&self, at: usize, status: std::process::ExitStatus) -> bool {
+        self.disk_fails[at].get()
+            && status.signal().is_none()
+            && disk::is_blamed(&self.world.cluster.servers[at].last_words())
     }
 
     async fn repeat(&self, drawn: Drawn, mut random: StdRng) {
@@ -240,10 +241,10 @@ impl Nemesis {
         self.start_ended();
     }
 
-    /// Starts members that are down and that no fault has in hand.
+    /// Starts members that are down, that no fault has in hand and whose disk is well.
     pub fn start_ended(&self) {
         for (at, server) in self.world.cluster.servers.iter().enumerate() {
-            if server.is_down() && !self.claimed[at].get() {
+            if server.is_down() && !self.claimed[at].get() && !self.disk_refuses(at) {
                 self.start_member(at);
             }
         }

@@ -52,7 +52,8 @@ const RETRY: Duration = Duration::from_millis(50);
 const LEASE_SCAN_NS: u64 = 1_500_000_000;
 const LONGEST_TTL_SECONDS: u64 = 5;
 /// What a member says when it ends by a mistake of its own, in Rust and in Go.
-const PANICS: [&str; 4] = ["panicked at", "panic:", "fatal error:", "SIGSEGV"];
+const PANICS: [&str; 5] =
+    ["panicked at", "panic:", "fatal error:", "SIGSEGV", "the member stops: its storage failed"];
 
 /// What a run is to be.
 #[derive(Clone, Debug)]
@@ -128,10 +129,11 @@ impl Plan {
         Plan { seed, workload, settings, drawn, around }
     }
 
-    /// A new leader gives every lease its whole time again.
+    /// A new leader gives every lease its whole time again, and until there is one none ends.
     fn lease_grace_ns(&self, report: &Report) -> u64 {
         let elections_ns = (report.elections + 1) * LONGEST_TTL_SECONDS * 1_000_000_000;
-        LEASE_SCAN_NS + elections_ns + self.rules().clock_error_ns
+        let healing_ns = report.healed.unwrap_or_default().as_nanos() as u64;
+        LEASE_SCAN_NS + elections_ns + healing_ns + self.rules().clock_error_ns
     }
 
     fn rules(&self) -> Rules {
@@ -185,6 +187,8 @@ pub async fn run(plan: Plan, binary: &Binary) -> Report {
     report.bands = nemesis.bands();
     report.missed = nemesis.missed().into_iter().map(|((kind, why), count)| (kind, why, count)).collect();
     let unseen = |what: String| Violation::new(what, []);
+    // Something may have gone wrong since the last look.
+    let lived = lived.and_then(|finish| world.failure().map_or(Ok(finish), Err));
     let outcome = lived.map_err(unseen).and_then(|finish| {
         no_panics(&world, &nemesis).map_err(unseen)?;
         report.settled = fates::settle(&mut history, finish.last);
@@ -310,9 +314,16 @@ async fn last_reads(world: &Rc<World>) -> Result<Revision, String> {
         let mut session = pinned(world, "last", at);
         let everything = Span { start: session.key(FIRST_KEY), end: End::Open };
         let key = session.key(&format!("~last/{at}"));
-        let put = Request::Put(session.put(key));
-        for request in [Request::Range(Range::newest(everything)), put] {
-            while session.ask(request.clone()).await.answer().is_none() {
+        for writes in [false, true] {
+            loop {
+                // A put that was not answered may come yet: each has a value of its own.
+                let request = match writes {
+                    false => Request::Range(Range::newest(everything)),
+                    true => Request::Put(session.put(key)),
+                };
+                if session.ask(request.clone()).await.answer().is_some() {
+                    break;
+                }
                 if Instant::now() > deadline {
                     return Err(format!("m{at} does not answer at the end: {request:?}"));
                 }
@@ -357,7 +368,7 @@ fn no_panics(world: &World, nemesis: &Nemesis) -> Result<(), String> {
         let any = |line: &&str| PANICS.iter().any(|said| line.contains(said));
         let found = if nemesis.disk_failed(at) { text.lines().find(ours) } else { text.lines().find(any) };
         if let Some(line) = found {
-            return Err(format!("m{at} panicked: {line}"));
+            return Err(format!("m{at} ended by a mistake: {line}"));
         }
     }
     Ok(())

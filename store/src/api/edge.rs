@@ -96,6 +96,7 @@ pub struct Edge {
     connections: Arc<AtomicUsize>,
     /// Further ones are closed at once.
     max_connections: usize,
+    rejections: Arc<Rejections>,
     pub counters: Arc<Counters>,
     pub shards: Vec<Arc<Shard>>,
     stop: watch::Sender<bool>,
@@ -128,15 +129,15 @@ impl Edge {
             let all = shards.clone();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let (stopping, connections) = (stopping.clone(), connections.clone());
-            let rejections = rejections.clone();
+            let refused = rejections.clone();
             let handle = std::thread::Builder::new().name(format!("edge-{number}")).spawn(move || {
-                runtime.block_on(serve(context, all, dealt, stopping, connections, rejections));
+                runtime.block_on(serve(context, all, dealt, stopping, connections, refused));
             })?;
             Ok(Thread { connections: sender, handle: Some(handle).into() })
         });
         let threads = threads.collect::<std::io::Result<_>>()?;
         let next = AtomicUsize::new(0);
-        Ok(Arc::new(Edge { threads, next, connections, max_connections, counters, shards, stop }))
+        Ok(Arc::new(Edge { threads, next, connections, max_connections, rejections, counters, shards, stop }))
     }
 
     /// Accepts connections until the edge stops.
@@ -160,8 +161,7 @@ impl Edge {
 
     fn deal(&self, stream: TcpStream, peer: SocketAddr, door: Door) {
         if self.connections.load(Ordering::Relaxed) >= self.max_connections {
-            tracing::warn!(%peer, "too many connections; closed one");
-            return;
+            return self.rejections.log(peer, &"too many connections");
         }
         if let Ok(stream) = stream.into_std() {
             self.hand(Dealt::Socket(stream, peer, door));

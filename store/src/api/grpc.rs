@@ -38,12 +38,17 @@ pub fn frame_with(len: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
 
 /// The frame of an answer, unless it is longer than any client reads, and than HTTP/2 sends at once.
 pub fn sendable(frame: Bytes) -> Result<Bytes, Status> {
-    let (len, limit) = (frame.len(), i32::MAX as usize);
+    check_length(frame.len())?;
+    Ok(frame)
+}
+
+fn check_length(len: usize) -> Result<(), Status> {
+    let limit = i32::MAX as usize;
     if len > limit {
         let text = format!("grpc: trying to send message larger than max ({len} vs. {limit})");
         return Err(Status::resource_exhausted(text));
     }
-    Ok(frame)
+    Ok(())
 }
 
 /// Reads the messages of a request.
@@ -222,10 +227,8 @@ mod tests {
 
     #[test]
     fn what_nobody_could_read_is_not_sent() {
-        // Zeros that are never touched take no memory.
-        let frame = |len: usize| Bytes::from(vec![0; len]);
-        assert_eq!(sendable(frame(i32::MAX as usize)).unwrap().len(), i32::MAX as usize);
-        let status = sendable(frame(i32::MAX as usize + 1)).unwrap_err();
+        assert!(check_length(i32::MAX as usize).is_ok());
+        let status = check_length(i32::MAX as usize + 1).unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted);
     }
 }

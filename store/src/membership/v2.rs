@@ -55,21 +55,21 @@ impl Attributes {
 pub const ILLEGAL_CONTENT: &str = "illegal v2store content: keys or users of the v2 API, which would be lost; \
      keep etcd 3.5 until they are moved to v3, or are deleted there and --snapshot-count entries have followed";
 
-/// Whether a v2 store holds more than the members. What cannot be read may.
-pub fn holds_more_than_members(store: &[u8]) -> bool {
-    holds_beside(store, &["0"]).unwrap_or(true)
-}
-
-/// Whether a v2 store has nodes in any directory but these. From 3.7 on, and where there was nothing to keep, there is
-/// no store.
-pub fn holds_beside(store: &[u8], directories: &[&str]) -> serde_json::Result<bool> {
+/// Whether a v2 store holds more than the members, which are below `/0`. From 3.7 on, and where there was nothing to
+/// keep, there is no store. Of users and roles, below `/2`, their directories and the switch are always left.
+pub fn holds_more_than_members(store: &[u8]) -> serde_json::Result<bool> {
     if store.is_empty() {
         return Ok(false);
     }
     let store: Value = serde_json::from_slice(store)?;
-    let top = store["Root"]["Children"].as_object().into_iter().flatten();
-    let has_children = |node: &Value| node["Children"].as_object().is_some_and(|it| !it.is_empty());
-    Ok(top.filter(|(name, _)| !directories.contains(&name.as_str())).any(|(_, node)| has_children(node)))
+    fn children(node: &Value) -> impl Iterator<Item = (&String, &Value)> {
+        node["Children"].as_object().into_iter().flatten()
+    }
+    Ok(children(&store["Root"]).any(|(name, node)| match name.as_str() {
+        "0" => false,
+        "2" => children(node).any(|(_, node)| children(node).next().is_some()),
+        _ => children(node).next().is_some(),
+    }))
 }
 
 /// Whether an operation writes more than that.
@@ -147,7 +147,7 @@ mod tests {
         assert_eq!(found, BTreeMap::from([(0x1f, Attributes { name: "m".into(), client_urls })]));
         assert!(Attributes::of_v2_store(b"").is_empty());
         assert!(Attributes::of_v2_store(b"[1]").is_empty());
-        assert!(!holds_more_than_members(store.as_bytes()));
+        assert!(!holds_more_than_members(store.as_bytes()).unwrap());
     }
 
     #[test]
@@ -155,14 +155,17 @@ mod tests {
         let store = |top: Value| json!({ "Root": { "Children": top }, "CurrentVersion": 2 }).to_string();
         let dir = |children: Value| json!({ "Path": "/1", "Value": "", "Children": children });
         let file = json!({ "Value": "1", "Children": null });
-        let holds = |top| holds_more_than_members(store(top).as_bytes());
+        let holds = |top| holds_more_than_members(store(top).as_bytes()).unwrap();
         assert!(!holds(json!({ "0": dir(json!({ "version": file })), "1": dir(json!({})) })));
         assert!(!holds(json!({ "1": dir(Value::Null) })));
         assert!(holds(json!({ "1": dir(json!({ "a": file })) })));
-        assert!(holds(json!({ "2": dir(json!({ "users": dir(json!({})) })) })));
+        // As etcd leaves them once there are no users any more.
+        let no_users = json!({ "enabled": file, "roles": dir(json!({})), "users": dir(Value::Null) });
+        assert!(!holds(json!({ "2": dir(no_users) })));
+        assert!(holds(json!({ "2": dir(json!({ "users": dir(json!({ "alice": file })) })) })));
         // Newer members send none.
-        assert!(!holds_more_than_members(b""));
-        assert!(holds_more_than_members(b"{"));
+        assert!(!holds_more_than_members(b"").unwrap());
+        assert!(holds_more_than_members(b"{").is_err());
 
         let writes = |method: &str, path: &str| {
             let (method, path) = (method.into(), path.into());

@@ -332,7 +332,9 @@ impl peer::Handler for PeerHandler {
     ) -> BoxFuture<'_, Result<(), BoxError>> {
         Box::pin(async move {
             // Whoever took it over could lead, and send those that have the data a state without them.
-            if v2::holds_more_than_members(message.snapshot.data.as_deref().unwrap_or_default()) {
+            let v2_store = message.snapshot.data.as_deref().unwrap_or_default();
+            // What cannot be read may hold anything.
+            if v2::holds_more_than_members(v2_store).unwrap_or(true) {
                 tracing::error!(
                     from = format!("{:x}", message.from),
                     "refused a snapshot: {}",

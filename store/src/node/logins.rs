@@ -4,7 +4,7 @@
 //! for after a restart all users come at once. What waits is bounded in bytes. One login of a user at a time is in the
 //! queue, so whoever guesses passwords of one user keeps the others waiting for one bcrypt at most; names that no user
 //! has are one user in this. A right password that was checked before costs no bcrypt; a user who is not there costs as
-//! much as a wrong password. Randomness comes from the system.
+//! much as a wrong password, but whoever floods that queue can tell who shares it. Randomness comes from the system.
 
 use std::{
     collections::HashMap,
@@ -24,8 +24,9 @@ use crate::auth::{
     tokens,
 };
 
-/// Of all that waits for bcrypt: some 10,000 logins. Half of it for one user.
+/// Of all that waits for bcrypt: some 10,000 logins, of one user some 600.
 const MAX_WAITING_BYTES: usize = 64 << 20;
+const MAX_LINE_BYTES: usize = MAX_WAITING_BYTES / 16;
 /// What a login takes while it waits, besides name and password.
 const LOGIN_BYTES: usize = 6 << 10;
 /// Requests whose token this member may not have heard of yet.
@@ -147,7 +148,7 @@ impl Logins {
         let bytes = LOGIN_BYTES + bytes;
         let mut lines = self.lines.lock();
         let before = lines.by_user.get(&whose).map_or(0, |line| line.bytes);
-        if lines.bytes + bytes > MAX_WAITING_BYTES || before + bytes > MAX_WAITING_BYTES / 2 {
+        if lines.bytes + bytes > MAX_WAITING_BYTES || before + bytes > MAX_LINE_BYTES {
             return Err(RequestError::TooManyRequests);
         }
         lines.bytes += bytes;
@@ -299,12 +300,16 @@ mod tests {
     #[tokio::test]
     async fn what_waits_is_bounded_for_each_and_for_all() {
         let (logins, _) = logins();
-        let large = MAX_WAITING_BYTES / 2 - LOGIN_BYTES;
-        let first = logins.join(Whose::Nobodys, large).ok();
-        assert!(first.is_some() && logins.join(Whose::Nobodys, 0).is_err());
-        let second = logins.join(Whose::Users("a".into()), large).ok();
-        assert!(second.is_some() && logins.join(Whose::Users("b".into()), 0).is_err());
-        drop(second);
-        assert!(logins.join(Whose::Users("b".into()), 0).is_ok());
+        let large = MAX_LINE_BYTES - LOGIN_BYTES;
+        let users = MAX_WAITING_BYTES / MAX_LINE_BYTES;
+        let user = |number: usize| Whose::Users(number.to_string().into());
+        let mut places = Vec::new();
+        for number in 0..users {
+            places.push(logins.join(user(number), large).expect("others do not fill it"));
+            assert!(logins.join(user(number), 0).is_err());
+        }
+        assert!(logins.join(user(users), 0).is_err());
+        places.pop();
+        assert!(logins.join(user(users), 0).is_ok());
     }
 }

@@ -16,8 +16,8 @@ use crate::{
 
 /// Longest wait for one member's answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// The same where most have nothing to say yet.
-const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(1);
+/// The same where most are not there yet, and refuse at once. Who is slow may be the only one that knows.
+const BOOTSTRAP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often, and after which pause each, a cluster is asked that has not decided its version: it is seconds old.
 const VERSION_LOOKS: u32 = 8;
 const VERSION_PAUSE: Duration = Duration::from_millis(250);
@@ -63,7 +63,10 @@ pub async fn verify_not_bootstrapped(
 ) -> Result<(), StartError> {
     let urls = initial.members().filter(|(name, _)| *name != config.name).flat_map(|(_, urls)| urls);
     let knows = urls.map(|url| async move {
-        let answer = get(client, &url.to_string(), "/members", BOOTSTRAP_TIMEOUT).await.ok()?;
+        let url = url.to_string();
+        let answer = get(client, &url, "/members", BOOTSTRAP_TIMEOUT).await;
+        let answer =
+            answer.inspect_err(|error| tracing::info!(url, error, "a founder does not answer")).ok()?;
         let (_, members) = read_members(&answer);
         members.ok()?.into_iter().find(|member| member.id == own && !member.client_urls.is_empty())
     });

@@ -62,7 +62,7 @@ pub fn take_over(
     let v2_request =
         |entry: &raftpb::Entry| entry.data.clone().and_then(|data| pb::Request::decode(data).ok());
     let v2_store = newest.data.as_deref().unwrap_or_default();
-    if v2::holds_more_than_members(v2_store)
+    if v2::holds_more_than_members(v2_store).unwrap_or(true)
         || entries.iter().filter_map(v2_request).any(|request| v2::writes_more_than_members(&request))
     {
         return Err(unusable(v2::ILLEGAL_CONTENT.to_owned()));

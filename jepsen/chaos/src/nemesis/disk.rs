@@ -75,7 +75,6 @@ impl Nemesis {
         self.hold(random.random_range(300..2500)).await;
         disk.capacity(None);
         let refused = disk.stats().refused_full;
-        self.revive(at).await;
         Ok(format!("full disk of {name}: {refused} refusals so far"))
     }
 
@@ -111,19 +110,7 @@ impl Nemesis {
         self.hold(random.random_range(50..1000)).await;
         disk.fail_syncs(None);
         let failed = disk.stats().syncs_failed;
-        self.revive(at).await;
         Ok(format!("failing disk of {name}: {failed} syncs so far"))
-    }
-
-    /// Starts a member that ended because of its disk.
-    async fn revive(&self, at: usize) {
-        // The supervisor notices the end within this time.
-        self.hold(150).await;
-        if self.world.cluster.servers[at].is_down()
-            && let Some(_claim) = self.claim(at)
-        {
-            self.start_member(at);
-        }
     }
 }
 

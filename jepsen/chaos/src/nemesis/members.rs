@@ -1,6 +1,10 @@
 //! Faults of membership: a member loses all it had, and another takes its place.
 
-use std::time::Duration;
+use std::{
+    fs::File,
+    io::{self, ErrorKind},
+    time::Duration,
+};
 
 use proto::etcdserverpb as pb;
 use rand::{Rng, rngs::StdRng};
@@ -32,11 +36,7 @@ impl Nemesis {
         }
         let name = self.named(at);
         server.end(libc::SIGKILL, KILL_LIMIT).await;
-        let data_dir = server.data_dir.clone();
-        let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(data_dir)).await;
-        if let Err(error) = removed.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
-            self.world.fail(format!("the data of m{at} cannot be removed: {error}"));
-        }
+        self.lose_data(at).await;
         let deadline = Instant::now() + REPLACE_LIMIT;
         let Some(id) = self.until(at, deadline, &|members| self.exchange(at, as_learner, members)).await
         else {
@@ -46,12 +46,42 @@ impl Nemesis {
         server.id.set(id);
         server.joins.set(true);
         self.start_member(at);
+        while self.world.cluster.status(at).await.is_err() {
+            if Instant::now() > deadline {
+                self.world.fail(format!("m{at} did not join within {REPLACE_LIMIT:?}"));
+                break;
+            }
+            // Whom it asks may not know of it yet, or be down: then it ends, and has nothing that it could lose.
+            if server.ended_by_itself().is_some() {
+                self.lose_data(at).await;
+                self.start_member(at);
+            }
+            sleep(RETRY).await;
+        }
         // From here on it is a member as any other.
         drop(claim);
         if as_learner && self.until(at, deadline, &|members| promotion(id, members)).await.is_none() {
             self.world.fail(format!("m{at} was not promoted within {REPLACE_LIMIT:?}"));
         }
         Ok(format!("replace {name}{}", if as_learner { " by a learner" } else { "" }))
+    }
+
+    /// Removes what a member has, also from the disk that a loss of power leaves.
+    async fn lose_data(&self, at: usize) {
+        let data_dir = self.world.cluster.servers[at].data_dir.clone();
+        let remove = move || {
+            match std::fs::remove_dir_all(&data_dir) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            // Its disk may just be one that fails.
+            let _ = data_dir.parent().map(|parent| File::open(parent)?.sync_all());
+            Ok(())
+        };
+        let removed = tokio::task::spawn_blocking(remove).await;
+        if let Err(error) = removed.unwrap_or_else(|error| Err(io::Error::other(error))) {
+            self.world.fail(format!("the data of m{at} cannot be removed: {error}"));
+        }
     }
 
     /// The next step to a new member at the address of an old one.

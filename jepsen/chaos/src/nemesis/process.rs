@@ -112,7 +112,7 @@ impl Nemesis {
         match self.world.cluster.servers[at].end(libc::SIGTERM, STOP_LIMIT).await {
             // etcd, asked to end by a signal, ends by that signal.
             Some(status) if status.success() || status.signal() == Some(libc::SIGTERM) => {}
-            Some(_) if self.is_excused(at) => {}
+            Some(status) if self.is_excused(at, status) => {}
             Some(status) => self.world.fail(format!("m{at} did not stop cleanly: {status}")),
             None => self.world.fail(format!("m{at} did not stop within {STOP_LIMIT:?}")),
         }
