@@ -177,6 +177,8 @@ pub struct ApplyLoop {
     pub bytes_since_checkpoint: u64,
     /// Revision of the saved tree.
     pub tree_saved: i64,
+    /// The term in which this member was elected, until all of those before is applied.
+    pub elected: Option<u64>,
     /// The term in which this member leads.
     pub leads: Option<u64>,
 }
@@ -249,6 +251,7 @@ impl ApplyLoop {
         let mut conf_changed = false;
         let mut compaction = None;
         for entry in entries {
+            self.lead(entry.term);
             let before = self.applier.store.revision();
             let Some(applied) = self.applier.apply(entry) else { continue };
             if let Err(crate::apply::ApplyError::Mvcc(crate::mvcc::MvccError::Backend(error))) =
@@ -453,19 +456,24 @@ impl ApplyLoop {
         if mutant::on(Mutant::L2) && term.is_none() {
             return;
         }
-        self.leads = term;
+        (self.elected, self.leads) = (term, None);
         // What was proposed in another term may be dropped.
         for (_, clearing) in self.clearing_renewals.drain() {
             let _ = clearing.answer.send(Renewal::NotLeader);
         }
-        if term.is_some() {
+        self.applier.lessor.demote();
+        for (_, answer) in self.waiting_renewals.drain(..) {
+            let _ = answer.send(Renewal::NotLeader);
+        }
+        self.lead(self.applier.term());
+    }
+
+    /// Looks after leases from the first entry of its own term on: what former leaders noted of them must be applied.
+    fn lead(&mut self, term: u64) {
+        if let Some(elected) = self.elected.take_if(|elected| *elected <= term) {
+            self.leads = Some(elected);
             let now_ms = self.clock.elapsed_ms();
             self.applier.lessor.promote(now_ms, self.election_timeout_ms);
-        } else {
-            self.applier.lessor.demote();
-            for (_, answer) in self.waiting_renewals.drain(..) {
-                let _ = answer.send(Renewal::NotLeader);
-            }
         }
     }
 

@@ -353,6 +353,7 @@ pub fn build(
         checkpointed: applied.index,
         bytes_since_checkpoint: 0,
         tree_saved,
+        elected: None,
         leads: None,
     };
     let (backend, checkpoint, compaction) = backend_loop::parts(&shared, joints.backend_inputs);
