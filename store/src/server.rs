@@ -81,6 +81,7 @@ pub struct Server {
     node: Arc<Node>,
     edge: Option<Arc<Edge>>,
     threads: Vec<std::thread::JoinHandle<()>>,
+    apply_thread: Option<std::thread::JoinHandle<()>>,
     wal: mailbox::Sender<wal_loop::Input>,
     backend_loop: mailbox::Sender<backend_loop::Input>,
     stop_peers: tokio::sync::watch::Sender<bool>,
@@ -227,11 +228,11 @@ impl Server {
         threads.extend([
             spawn("raft", move || part::run(parts.raft))?,
             spawn("wal", move || part::run(parts.wal))?,
-            spawn("apply", move || part::run(parts.apply))?,
             spawn("backend", move || part::run(parts.backend))?,
             spawn("checkpoint", move || part::run(parts.checkpoint))?,
             spawn("compaction", move || part::run(parts.compaction))?,
         ]);
+        let apply_thread = Some(spawn("apply", move || part::run(parts.apply))?);
         let edge_threads = std::thread::available_parallelism().map_or(2, usize::from);
         let edge = Edge::start(&node, edge_threads, shares.clients).map_err(failed("edge"))?;
         let (stop_peers, _) = tokio::sync::watch::channel(false);
@@ -239,6 +240,7 @@ impl Server {
             node,
             edge: Some(edge),
             threads,
+            apply_thread,
             wal: wal_sender,
             backend_loop: backend_sender,
             stop_peers,
@@ -358,6 +360,10 @@ impl Server {
         }
         let _ = self.node.raft.send(raft_loop::Input::Stop);
         let _ = self.node.apply.send(apply_loop::Input::Stop);
+        // What it applies last may need the backend.
+        if let Some(apply) = self.apply_thread.take() {
+            let _ = apply.join();
+        }
         let _ = self.wal.send(wal_loop::Input::Stop);
         let _ = self.backend_loop.send(backend_loop::Input::Stop);
         for thread in self.threads.drain(..) {

@@ -46,7 +46,8 @@ impl Nemesis {
         server.id.set(id);
         server.joins.set(true);
         self.start_member(at);
-        while self.world.cluster.status(at).await.is_err() {
+        // It may not know the token yet that members are asked with.
+        while matches!(self.world.cluster.status(at).await, Err(Failure::NotSent | Failure::Lost)) {
             if Instant::now() > deadline {
                 self.world.fail(format!("m{at} did not join within {REPLACE_LIMIT:?}"));
                 break;
