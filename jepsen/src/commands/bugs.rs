@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use jepsen::sim::{self, Plan};
+use jepsen::sim::{self, Plan, Report};
 use report::{Row, State, Verb};
 
 use super::{Done, cores, first_noticed, is_noticed, records};
@@ -144,17 +144,30 @@ pub fn run(options: &Options) -> Done {
     Ok(bad == 0)
 }
 
+fn schedule(bug: &Bug) -> Option<Plan> {
+    let (_, text) = SCHEDULES.iter().find(|(name, _)| *name == bug.name)?;
+    Some(text.parse().expect("a kept schedule is a plan"))
+}
+
+fn noticed_by(bug: &Bug, plan: Plan) -> Option<Report> {
+    let report = sim::run(&Plan { mutant: bug.mutant.to_owned(), ..plan });
+    is_noticed(&report).then_some(report)
+}
+
+/// Whether a schedule is kept for a mistake; the run of it that notices the mistake, made when asked for.
+pub fn kept(mutant: &str) -> Option<impl FnOnce() -> Option<Report>> {
+    let bug = BUGS.iter().filter(|bug| bug.mutant == mutant);
+    let (bug, plan) = bug.filter_map(|bug| Some((bug, schedule(bug)?))).next()?;
+    Some(move || noticed_by(bug, plan))
+}
+
 fn make_and_find(bug: &Bug, seeds: u64) -> Row {
     let began = Instant::now();
     let row = Row::new(bug.name, bug.from, State::Failed);
-    let kept = SCHEDULES.iter().find(|(name, _)| *name == bug.name);
-    let kept = kept.map(|(_, text)| text.parse::<Plan>().expect("a kept schedule is a plan"));
+    let kept = schedule(bug);
     let by = if kept.is_some() { "its schedule" } else { "seeds" };
     let red = match kept {
-        Some(plan) => {
-            let report = sim::run(&Plan { mutant: bug.mutant.to_owned(), ..plan });
-            is_noticed(&report).then_some(report)
-        }
+        Some(plan) => noticed_by(bug, plan),
         None => first_noticed(bug.mutant, CHAOS_MS, seeds, cores()),
     };
     let Some(red) = red else {

@@ -1,4 +1,5 @@
-//! `mutants`: known mistakes, one at a time, and how many seeds it takes until each is noticed.
+//! `mutants`: known mistakes, one at a time, and how many seeds it takes until each is noticed. What few seeds notice
+//! may be noticed by the schedule that is kept of its bug.
 
 use std::time::Instant;
 
@@ -7,7 +8,10 @@ use jepsen::sim::{self, Plan};
 use report::{Row, State, Verb};
 use store::mutant;
 
-use super::{Done, again, cores, first_noticed, records};
+use super::{Done, again, bugs, cores, first_noticed, records};
+
+/// Seeds that are tried of a mistake that few notice, for which a schedule is kept.
+const SEEDS_BESIDE_SCHEDULE: u64 = 1000;
 
 /// Run seeds against each known mistake until one notices it
 #[derive(Args)]
@@ -34,13 +38,18 @@ pub fn run(options: &Options) -> Done {
     std::panic::set_hook(Box::new(|_| {}));
     let started = Instant::now();
     let mut rows = Vec::new();
+    let mut by_schedule = 0;
     for (mutant, what, _) in mutant::ALL {
         let name = format!("{mutant:?}");
         if !options.only.is_empty() && !options.only.contains(&name) {
             continue;
         }
         let began = Instant::now();
-        let found = first_noticed(&name, options.chaos * 1000, options.seeds, cores());
+        let kept = bugs::kept(&name);
+        let seeds = if kept.is_some() { options.seeds.min(SEEDS_BESIDE_SCHEDULE) } else { options.seeds };
+        let found = first_noticed(&name, options.chaos * 1000, seeds, cores());
+        let by_seed = found.is_some();
+        let found = found.or_else(|| kept?());
         let took = began.elapsed().as_secs_f64();
         let row = match &found {
             // A run that fails all the same shows nothing of the mistake.
@@ -53,15 +62,22 @@ pub fn run(options: &Options) -> Done {
             Some(report) => {
                 let how = report.failure.as_ref().map_or("", |failure| failure.what.as_str());
                 let how: String = how.lines().next().unwrap_or_default().chars().take(200).collect();
-                println!(
-                    "{name}: {what}\n    noticed with seed {}, after {took:.1} s: {how}\n    {}",
-                    report.plan.seed,
-                    again(report.plan.seed, options.chaos, &name)
-                );
-                Row { detail: how, seeds: Some(report.plan.seed), ..Row::new(&name, what, State::Noticed) }
+                let row = Row::new(&name, what, State::Noticed);
+                if by_seed {
+                    println!(
+                        "{name}: {what}\n    noticed with seed {}, after {took:.1} s: {how}\n    {}",
+                        report.plan.seed,
+                        again(report.plan.seed, options.chaos, &name)
+                    );
+                    Row { detail: how, seeds: Some(report.plan.seed), ..row }
+                } else {
+                    println!("{name}: {what}\n    noticed by its schedule, not by {seeds} seeds: {how}");
+                    by_schedule += 1;
+                    Row { detail: format!("by its schedule: {how}"), ..row }
+                }
             }
             None => {
-                println!("{name}: {what}\n    NOT NOTICED in {} seeds, {took:.1} s", options.seeds);
+                println!("{name}: {what}\n    NOT NOTICED in {seeds} seeds, {took:.1} s");
                 Row::new(&name, what, State::Unnoticed)
             }
         };
@@ -69,12 +85,13 @@ pub fn run(options: &Options) -> Done {
     }
     let mut needed: Vec<u64> = rows.iter().filter_map(|row| row.seeds).collect();
     needed.sort_unstable();
-    let survivors = rows.len() - needed.len();
+    let noticed = needed.len() + by_schedule;
+    let survivors = rows.len() - noticed;
     let median = needed.get(needed.len() / 2).copied().unwrap_or(0);
     let most = needed.last().copied().unwrap_or(0);
     let line = format!(
-        "{} mutants noticed, {survivors} not; median of {median} seeds, {most} at most",
-        needed.len()
+        "{noticed} mutants noticed, {survivors} not; median of {median} seeds, {most} at most; {by_schedule} by a \
+         schedule"
     );
     let mut record = records::record(Verb::Mutants, started.elapsed(), line.clone());
     record.rows = rows;
